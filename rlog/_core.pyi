@@ -1,0 +1,1 @@
+"""Types of the native core. Filled in by section as the native code lands."""

@@ -1,0 +1,70 @@
+"""Every error rlog raises: whose problem it is, what to do, and whether the write may have happened.
+
+`outcome` answers the one question a writer has after an error (DESIGN: guarantee 4):
+
+* ``"no"``       the operation is known not to have taken effect; doing it again is safe.
+* ``"unknown"``  it may have taken effect; only an idempotent retry is safe.
+"""
+
+from typing import Literal
+
+Outcome = Literal["no", "unknown"]
+
+
+class RlogError(Exception):
+    """Base of all errors of rlog. `outcome` says whether a write may have happened."""
+
+    outcome: Outcome = "no"
+
+    def __init__(self, message: str, *, outcome: Outcome | None = None) -> None:
+        super().__init__(message)
+        if outcome is not None:
+            self.outcome = outcome
+
+
+class ConfigurationError(RlogError):
+    """A setting is missing, impossible, or contradicts another; the message names it and the mend."""
+
+
+class DataDirectoryError(RlogError):
+    """The data directory is in use, foreign, from a newer version, or not accessible."""
+
+
+class CorruptBatch(RlogError, ValueError):
+    """Bytes offered as a RecordBatch are not one: wrong structure, length or checksum.
+
+    `position` is the byte at which the bad batch starts in the buffer that was offered.
+    """
+
+    def __init__(self, message: str, *, position: int = 0) -> None:
+        super().__init__(message)
+        self.position = position
+
+
+class CorruptLog(RlogError):
+    """The stored log is proven rotten (SAFETY 19): a replica must not serve or cut it."""
+
+    def __init__(self, message: str, *, partition: str, offset: int) -> None:
+        super().__init__(message)
+        self.partition = partition
+        self.offset = offset
+
+
+class StorageFailed(RlogError):
+    """A write or fsync failed; the file is fenced until restart (SAFETY 15). Never retried."""
+
+    outcome: Outcome = "unknown"
+
+    def __init__(self, message: str, *, errno: int) -> None:
+        super().__init__(message)
+        self.errno = errno
+
+
+class ProtocolError(RlogError):
+    """The other side sent bytes that break the protocol; the connection is closed."""
+
+
+class InvariantBroken(RlogError):
+    """A safety invariant does not hold: a bug. The partition stops; it never proceeds."""
+
+    outcome: Outcome = "unknown"

@@ -1,0 +1,36 @@
+"""The one seam between a node and its world: production and simulation differ only in the `Env`.
+
+Time, timers, tasks, and the network come from the running asyncio loop (uvloop in production, the
+virtual-time loop in simulation), by `asyncio.get_running_loop()`: `loop.time()` is the only clock used for
+timeouts, `loop.create_server` / `loop.create_connection` with Protocol classes the only network. The rest is
+here. Nothing in a node imports `time`, `random`, `uuid`, `socket`, `threading` or `os`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+from typing import Protocol
+
+from rlog._core import DiskJob, Vfs
+
+
+class DiskExecutor(Protocol):
+    """Runs disk jobs away from the loop; `done(job)` is called on the loop, in order of completion."""
+
+    def submit(self, job: DiskJob, done: Callable[[DiskJob], None]) -> None: ...
+
+    def close(self) -> None:
+        """Wait for the jobs under way and stop. No `done` is called afterwards."""
+
+
+@dataclass(frozen=True, slots=True)
+class Env:
+    """vfs: the file functions. disk: runs jobs. random: the only randomness (also ids, by `getrandbits`).
+
+    wall_clock_ms: milliseconds since the epoch, for timestamps only, never for timeouts.
+    """
+
+    vfs: Vfs
+    disk: DiskExecutor
+    random: Random
+    wall_clock_ms: Callable[[], int]
