@@ -1,0 +1,77 @@
+# `make demo` and `make test` set up everything they need in .venv; nothing outside this directory is touched.
+
+VENV := .venv
+BIN := $(VENV)/bin
+NATIVE := $(wildcard rlog/*.pyx rlog/native/* rlog/wire/kafka/*.pyx rlog/wire/kafka/*.pxi) setup.py
+
+SEEDS ?= 200
+SECONDS ?= 20
+
+.PHONY: help demo test clients chaos sim mutants bench examples lint format clean
+
+help:
+	@echo "make demo      three nodes on real disks, the leader killed under load, everything verified"
+	@echo "make test      the tests (no simulation sweep, no kill -9)"
+	@echo "make clients   produce and consume with confluent-kafka and kcat"
+	@echo "make chaos     kill -9, SIGSTOP and wiped disks on real processes"
+	@echo "make sim       the simulation: SEEDS=$(SEEDS) runs of SECONDS=$(SECONDS) simulated seconds"
+	@echo "make mutants   the simulation against planted bugs: each must be found"
+	@echo "make bench     commit throughput and latency beside what this machine's disk can do"
+	@echo "make examples  run every file of examples/"
+	@echo "make lint      ruff and mypy --strict"
+
+demo: $(VENV)/.run
+	$(BIN)/rlog demo $(ARGS)
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest tests --ignore=tests/clients --ignore=tests/chaos $(ARGS)
+
+clients: $(VENV)/.test
+	$(BIN)/python -m pytest tests/clients $(ARGS)
+
+chaos: $(VENV)/.test
+	$(BIN)/python -m pytest tests/chaos $(ARGS)
+
+sim: $(VENV)/.test
+	$(BIN)/python -m rlog.testing.simulation --seeds $(SEEDS) --seconds $(SECONDS) $(ARGS)
+
+mutants: $(VENV)/.test
+	$(BIN)/python -m tests.sim.mutants $(ARGS)
+
+bench: $(VENV)/.run
+	$(BIN)/python -m benchmarks $(ARGS)
+
+examples: $(VENV)/.run
+	$(BIN)/python -m examples
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -f rlog/_core.c rlog/wire/kafka/_hot.c
+	find rlog -name '*.so' -delete
+
+# The stamps: an environment; rlog in it, compiled; the tools of the extras `test` and `lint`.
+
+$(VENV)/.made:
+	@python=$$(scripts/require) && { echo "setting up $(VENV) with $$python"; \
+	"$$python" -m venv $(VENV) && $(BIN)/python -m pip install --quiet "setuptools>=70" "cython>=3.1" wheel; }
+	@touch $@
+
+$(VENV)/.run: $(VENV)/.made pyproject.toml $(NATIVE)
+	@echo "compiling rlog and installing what it needs"
+	@$(BIN)/python -m pip install --quiet --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.run
+	@echo "installing the test tools"
+	@$(BIN)/python scripts/extras.py test lint > $(VENV)/extras.txt
+	@$(BIN)/python -m pip install --quiet --requirement $(VENV)/extras.txt
+	@touch $@

@@ -1,0 +1,23 @@
+"""With RLOG_TESTS_STRICT=1 (set in CI) a test that was skipped has failed: what is not run proves nothing."""
+
+import os
+
+import pytest
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
+    outcome = yield
+    report = outcome.get_result()
+    if os.environ.get("RLOG_TESTS_STRICT") == "1" and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid} was skipped, and RLOG_TESTS_STRICT=1 counts that as a failure"
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector):
+    outcome = yield
+    report = outcome.get_result()
+    if os.environ.get("RLOG_TESTS_STRICT") == "1" and report.skipped:
+        report.outcome = "failed"
+        report.longrepr = f"{collector.nodeid} was skipped, and RLOG_TESTS_STRICT=1 counts that as a failure"
