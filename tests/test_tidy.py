@@ -229,7 +229,7 @@ def test_no_error_is_swallowed() -> None:
 PROVES = ("Assert(", "'raises'", "check", "assert_", "verify", "expect", "benchmark", "run_script")
 
 
-def tests_of(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+def every_test_of(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
     for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
             yield node
@@ -239,7 +239,7 @@ def test_every_test_asserts() -> None:
     hollow = [
         f"{name_of(path)}:{test.lineno} {test.name}"
         for path in TESTS
-        for test in tests_of(path)
+        for test in every_test_of(path)
         if not any(proof in ast.dump(test) for proof in PROVES)
     ]
     assert not hollow, hollow
@@ -250,7 +250,7 @@ def test_no_test_waits_by_sleeping() -> None:
     sleepy = [
         f"{name_of(path)}:{test.lineno} {test.name}"
         for path in TESTS
-        for test in tests_of(path)
+        for test in every_test_of(path)
         for node in ast.walk(test)
         if isinstance(node, ast.Attribute) and node.attr == "sleep" and ast.unparse(node.value) == "time"
     ]
