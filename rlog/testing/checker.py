@@ -1,0 +1,324 @@
+"""What a log promised, checked against what its clients and replicas saw: pure functions over a history.
+
+Usable for any test of a log, simulated or real: record what each client asked and was told, read the log back
+at the end from every replica, and hand it all to `check`. Values must be unique over the whole history: they
+are how a record is recognised.
+
+| kind | what happened | promise broken |
+|---|---|---|
+| lost | acknowledged, and not in the log where the receipt said | 1, 2 |
+| duplicate | one value of an idempotent producer twice in the log | 4 |
+| inconsistent | two records seen at one (partition, offset) | 2 |
+| phantom | a record in the log, or seen by a reader, that nobody wrote or that is not in the log | 2, 5 |
+| revived | reported as *not* written (outcome "no"), and in the log | 4 |
+| backwards | a reader's offsets did not grow | 2 |
+| gap | a reader was not shown a committed record between two that it was shown | 2 |
+| reordered | acknowledged before another write began, and behind it; or a producer's own order not kept | 2 |
+| two leaders | one generation of one partition led by two incarnations | 3 |
+| generation | a generation went backwards on some disk | 3 |
+| diverged | two replicas differ below the high-water mark | 2, 6 |
+
+(The numbers are those of the guarantees in the documentation.)
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from math import inf
+from typing import Literal
+
+Kind = Literal[
+    "lost",
+    "duplicate",
+    "inconsistent",
+    "phantom",
+    "revived",
+    "backwards",
+    "gap",
+    "reordered",
+    "two leaders",
+    "generation",
+    "diverged",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """One record that a producer was asked to write. Times are seconds of one clock.
+
+    completed: when the outcome was known; infinite while it is not (then `outcome` is "unknown").
+    offset: where the receipt says the record is; None unless `outcome` is "ok".
+    """
+
+    producer: str
+    partition: str
+    value: bytes
+    invoked: float
+    completed: float = inf
+    outcome: Literal["ok", "no", "unknown"] = "unknown"
+    offset: int | None = None
+    idempotent: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """One record as a reader got it. `session` names one uninterrupted sequence of reads of a partition."""
+
+    session: str
+    partition: str
+    offset: int
+    value: bytes
+    at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Led:
+    """`node` in its `incarnation` acted as leader of a partition in a generation."""
+
+    node: int
+    incarnation: int
+    partition: str
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Persisted:
+    """The generation that was found on the disk of a node, in the order of looking."""
+
+    node: int
+    partition: str
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """One replica's log as read back at the end. `batches` maps a base offset to the batch's bytes."""
+
+    node: int
+    partition: str
+    hwm: int
+    batches: Mapping[int, bytes]
+    records: Mapping[int, bytes]  # data records only: offset to value
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """A broken promise; `detail` names the records, so that the trace can be searched for them."""
+
+    kind: Kind
+    partition: str
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} in {self.partition}: {self.detail}"
+
+
+@dataclass(slots=True)
+class History:
+    """Everything seen in one run. Reads and generations are in the order in which they were seen."""
+
+    writes: list[Write] = field(default_factory=list)
+    reads: list[Read] = field(default_factory=list)
+    leaders: list[Led] = field(default_factory=list)
+    generations: list[Persisted] = field(default_factory=list)
+    copies: list[Copy] = field(default_factory=list)
+
+
+Log = Mapping[int, bytes]
+
+
+def check(history: History) -> list[Violation]:
+    """All violations of a finished history. The final log of a partition is its longest committed copy."""
+    found = [*two_leaders(history.leaders), *generations_backwards(history.generations)]
+    found.extend(diverged_copies(history.copies))
+    finals = final_logs(history.copies)
+    partitions = {write.partition for write in history.writes} | {read.partition for read in history.reads}
+    for partition in sorted(partitions | set(finals)):
+        log = finals.get(partition, {})
+        writes = [write for write in history.writes if write.partition == partition]
+        reads = [read for read in history.reads if read.partition == partition]
+        found.extend(lost_writes(writes, log))
+        found.extend(duplicates(writes, log))
+        found.extend(revived_writes(writes, log))
+        found.extend(inconsistent_offsets(writes, reads, log))
+        found.extend(phantoms(partition, writes, reads, log))
+        found.extend(broken_sessions(reads, log))
+        found.extend(reordered_writes(writes, log))
+    return found
+
+
+def final_logs(copies: Iterable[Copy]) -> dict[str, Log]:
+    """Per partition, the committed data records of the copy with the highest high-water mark."""
+    best: dict[str, Copy] = {}
+    for copy in copies:
+        if copy.partition not in best or copy.hwm > best[copy.partition].hwm:
+            best[copy.partition] = copy
+    return {
+        partition: {offset: value for offset, value in copy.records.items() if offset < copy.hwm}
+        for partition, copy in best.items()
+    }
+
+
+def lost_writes(writes: Iterable[Write], log: Log) -> Iterator[Violation]:
+    """Each acknowledged record is at the offset of its receipt."""
+    for write in writes:
+        if write.outcome == "ok" and (write.offset is None or log.get(write.offset) != write.value):
+            there = "nothing" if write.offset is None else _show(log.get(write.offset))
+            yield Violation(
+                "lost", write.partition, f"{_show(write.value)} acked at {write.offset}, there is {there}"
+            )
+
+
+def duplicates(writes: Iterable[Write], log: Log) -> Iterator[Violation]:
+    """No value of an idempotent producer is in the log twice, however often the client retried."""
+    places = _places(log)
+    for write in writes:
+        if write.idempotent and len(places.get(write.value, ())) > 1:
+            yield Violation("duplicate", write.partition, f"{_show(write.value)} at {places[write.value]}")
+
+
+def revived_writes(writes: Iterable[Write], log: Log) -> Iterator[Violation]:
+    """What was reported as not written is not in the log."""
+    places = _places(log)
+    for write in writes:
+        if write.outcome == "no" and write.value in places:
+            yield Violation(
+                "revived", write.partition, f"{_show(write.value)} refused, found at {places[write.value]}"
+            )
+
+
+def inconsistent_offsets(writes: Iterable[Write], reads: Iterable[Read], log: Log) -> Iterator[Violation]:
+    """One offset holds one record, for all receipts, all readers, and the log at the end."""
+    seen: dict[int, tuple[bytes, str]] = {offset: (value, "the log") for offset, value in log.items()}
+    claims = [
+        (write.partition, write.offset, write.value, f"a receipt of {write.producer}")
+        for write in writes
+        if write.outcome == "ok" and write.offset is not None
+    ]
+    claims += [(read.partition, read.offset, read.value, f"reader {read.session}") for read in reads]
+    for partition, offset, value, who in claims:
+        other, said = seen.setdefault(offset, (value, who))
+        if other != value:
+            detail = f"offset {offset} is {_show(value)} to {who}, {_show(other)} to {said}"
+            yield Violation("inconsistent", partition, detail)
+
+
+def phantoms(partition: str, writes: Iterable[Write], reads: Iterable[Read], log: Log) -> Iterator[Violation]:
+    """Every record in the log was written by somebody, and every record read is in the log."""
+    written = {write.value for write in writes}
+    for offset, value in log.items():
+        if value not in written:
+            yield Violation("phantom", partition, f"{_show(value)} at {offset} was written by nobody")
+    for read in reads:
+        if read.offset not in log:
+            detail = f"{read.session} read {_show(read.value)} at {read.offset}, which is not in the log"
+            yield Violation("phantom", partition, detail)
+
+
+def broken_sessions(reads: Iterable[Read], log: Log) -> Iterator[Violation]:
+    """The offsets of a session grow, and skip no record of the log."""
+    sessions: dict[str, list[Read]] = {}
+    for read in reads:
+        sessions.setdefault(read.session, []).append(read)
+    offsets = sorted(log)
+    place = {offset: index for index, offset in enumerate(offsets)}
+    for session, sequence in sessions.items():
+        for before, after in pairwise(sequence):
+            if after.offset <= before.offset:
+                detail = f"{session} read {after.offset} after {before.offset}"
+                yield Violation("backwards", after.partition, detail)
+            elif before.offset in place and after.offset in place:
+                skipped = offsets[place[before.offset] + 1 : place[after.offset]]
+                if skipped:
+                    detail = f"{session} went from {before.offset} to {after.offset} over {skipped[:3]}"
+                    yield Violation("gap", after.partition, detail)
+
+
+def reordered_writes(writes: Sequence[Write], log: Log) -> Iterator[Violation]:
+    """Real time: acknowledged before the other began means a lower offset. And each producer's own order.
+
+    A write of unknown outcome counts where the log shows it, as the later of a pair only: it was never
+    acknowledged. Writes of one idempotent producer keep the order of `writes` whatever their outcome.
+    """
+    places = _places(log)
+    where = {write.value: places[write.value][0] for write in writes if write.value in places}
+    yield from _real_time_order(writes, where)
+    last: dict[str, Write] = {}
+    for write in writes:
+        if not write.idempotent or write.value not in where:
+            continue
+        before = last.get(write.producer)
+        if before is not None and where[before.value] > where[write.value]:
+            detail = (
+                f"{write.producer} wrote {_show(before.value)} first, at {where[before.value]}, "
+                f"then {_show(write.value)}, at {where[write.value]}"
+            )
+            yield Violation("reordered", write.partition, detail)
+        last[write.producer] = write
+
+
+def _real_time_order(writes: Iterable[Write], where: Mapping[bytes, int]) -> Iterator[Violation]:
+    events = [(write.invoked, 1, write) for write in writes if write.value in where]
+    events += [
+        (write.completed, 0, write) for write in writes if write.outcome == "ok" and write.value in where
+    ]
+    highest: Write | None = None  # of all acknowledged so far
+    for _, begins, write in sorted(events, key=lambda event: (event[0], -event[1])):
+        if not begins:
+            if highest is None or where[write.value] > where[highest.value]:
+                highest = write
+        elif highest is not None and where[write.value] < where[highest.value]:
+            detail = (
+                f"{_show(highest.value)} was acked at {where[highest.value]} before "
+                f"{_show(write.value)} began, which is at {where[write.value]}"
+            )
+            yield Violation("reordered", write.partition, detail)
+
+
+def two_leaders(leaders: Iterable[Led]) -> Iterator[Violation]:
+    """One generation of a partition is led by one incarnation of one node."""
+    first: dict[tuple[str, int], Led] = {}
+    for led in leaders:
+        other = first.setdefault((led.partition, led.generation), led)
+        if (other.node, other.incarnation) != (led.node, led.incarnation):
+            detail = (
+                f"generation {led.generation} by node {other.node} (incarnation {other.incarnation}) "
+                f"and node {led.node} (incarnation {led.incarnation})"
+            )
+            yield Violation("two leaders", led.partition, detail)
+
+
+def generations_backwards(found: Iterable[Persisted]) -> Iterator[Violation]:
+    """The generation on a disk never shrinks, whatever happened to the machine."""
+    highest: dict[tuple[int, str], int] = {}
+    for item in found:
+        before = highest.get((item.node, item.partition), 0)
+        if item.generation < before:
+            detail = f"node {item.node} went from {before} to {item.generation}"
+            yield Violation("generation", item.partition, detail)
+        highest[item.node, item.partition] = max(before, item.generation)
+
+
+def diverged_copies(copies: Iterable[Copy]) -> Iterator[Violation]:
+    """Below both high-water marks, two replicas hold the same bytes."""
+    references: dict[str, Copy] = {}
+    for copy in sorted(copies, key=lambda copy: -copy.hwm):
+        reference = references.setdefault(copy.partition, copy)
+        for offset in sorted({*reference.batches, *copy.batches}):
+            if offset >= min(copy.hwm, reference.hwm):
+                break
+            if copy.batches.get(offset) != reference.batches.get(offset):
+                detail = f"nodes {reference.node} and {copy.node} differ at offset {offset}"
+                yield Violation("diverged", copy.partition, detail)
+                break
+
+
+def _places(log: Log) -> dict[bytes, list[int]]:
+    places: dict[bytes, list[int]] = {}
+    for offset in sorted(log):
+        places.setdefault(log[offset], []).append(offset)
+    return places
+
+
+def _show(value: bytes | None) -> str:
+    return "nothing" if value is None else repr(value[:40].decode("utf-8", "backslashreplace"))
