@@ -1,0 +1,38 @@
+"""The group of commands. A command's module is imported only when that command runs."""
+
+import importlib
+
+import click
+
+from rlog import __version__
+
+COMMANDS = {
+    "serve": "Run one node of a cluster.",
+    "dev": "Run a whole cluster on this machine, for trying things out.",
+    "status": "Show each partition's leader, generation, high-water mark and lag.",
+    "demo": "Three nodes, real disks, the leader killed under load: verify that nothing is lost.",
+}
+
+
+class Commands(click.Group):
+    """Finds a command in the module of its name: `rlog serve` is `command` in rlog.cli.serve."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        command = importlib.import_module(f"rlog.cli.{name}").command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.command(cls=Commands, name="rlog")
+@click.version_option(__version__, prog_name="rlog")
+def main() -> None:
+    """A replicated log: what is acknowledged is flushed to disk on a majority."""
