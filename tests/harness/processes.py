@@ -1,0 +1,36 @@
+"""Clusters of real node processes for tests."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from rlog.cli.local_cluster import LocalCluster
+
+READY_TIMEOUT_S = 30.0
+
+
+@contextmanager
+def running_cluster(
+    directory: Path,
+    *,
+    topics: Mapping[str, int],
+    nodes: int = 3,
+    settings: Mapping[str, int | str] | None = None,
+) -> Iterator[LocalCluster]:
+    """A cluster whose partitions all have leaders; its nodes end on leaving, by SIGKILL after a failure.
+
+    settings: of every node's configuration, e.g. {"segment_bytes_max": 1 << 20}.
+    """
+    with LocalCluster(directory, nodes=nodes, topics=topics, cluster_id="test", settings=settings) as cluster:
+        cluster.start()
+        cluster.wait_ready(timeout_s=READY_TIMEOUT_S)
+        yield cluster
+
+
+def wait_for(condition: Callable[[], bool], what: str, *, timeout_s: float = 20.0) -> None:
+    """Poll until `condition()`. Raises AssertionError naming `what` after `timeout_s`."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {what}"
+        time.sleep(0.02)
