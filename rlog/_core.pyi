@@ -1,1 +1,258 @@
 """Types of the native core. Filled in by section as the native code lands."""
+
+from collections.abc import Iterable
+from typing import Literal, final
+
+from typing_extensions import Buffer
+
+# --- codec: native/batch.pxi, native/records.pxi, native/span.pxi -------------------------------------------
+
+@final
+class BatchInfo:
+    """What the header of one checked batch says, and where the batch lies in the buffer it was read from.
+
+    Sizes and positions in bytes, timestamps in milliseconds since the epoch (-1: none). The producer fields
+    are -1 for a batch of no idempotent producer. `codec`: 0 none, 1 gzip, 2 snappy, 3 lz4, 4 zstd.
+    """
+
+    @property
+    def position(self) -> int: ...
+    @property
+    def size(self) -> int:
+        """The whole batch, header included."""
+    @property
+    def base_offset(self) -> int: ...
+    @property
+    def last_offset(self) -> int:
+        """Offset of the last record: inclusive."""
+    @property
+    def generation(self) -> int: ...
+    @property
+    def attributes(self) -> int: ...
+    @property
+    def base_timestamp(self) -> int: ...
+    @property
+    def max_timestamp(self) -> int: ...
+    @property
+    def producer_id(self) -> int: ...
+    @property
+    def producer_epoch(self) -> int: ...
+    @property
+    def base_sequence(self) -> int: ...
+    @property
+    def last_sequence(self) -> int:
+        """Sequence of the last record; sequences wrap from 2^31 - 1 to 0."""
+    @property
+    def count(self) -> int: ...
+    @property
+    def is_control(self) -> bool: ...
+    @property
+    def codec(self) -> int: ...
+
+def check_client_batches(records: Buffer, *, batch_bytes_max: int) -> list[BatchInfo]:
+    """Check the batches of one produce request: structure (SAFETY 54), CRC, and that nothing follows.
+
+    At least one batch; no control, transactional or log-append-time batches. Records are not looked at.
+    Raises CorruptBatch, or BatchTooLarge (a CorruptBatch) for a batch of more than `batch_bytes_max` bytes.
+    """
+
+def iterate_batches(data: Buffer, *, verify: bool = True) -> list[BatchInfo]:
+    """The batches of a dense run of a log's bytes, generations never falling; empty data has none.
+
+    `verify` checks the CRCs too. Raises CorruptBatch.
+    """
+
+@final
+class Record:
+    """One record as a consumer gets it. Immutable, hashable, compared by value.
+
+    topic, partition: "" and 0 when decoded without being told.
+    offset: its position in the partition's log. generation: of the leader that wrote it.
+    timestamp_ms: milliseconds since the epoch; -1 when it has none.
+    key, value: None when null. headers: (name, value) pairs in the producer's order.
+    """
+
+    __match_args__ = ("topic", "partition", "offset", "generation", "timestamp_ms", "key", "value", "headers")
+
+    def __init__(
+        self,
+        topic: str,
+        partition: int,
+        offset: int,
+        generation: int,
+        timestamp_ms: int,
+        key: bytes | None,
+        value: bytes | None,
+        headers: tuple[tuple[str, bytes | None], ...] = (),
+    ) -> None: ...
+    @property
+    def topic(self) -> str: ...
+    @property
+    def partition(self) -> int: ...
+    @property
+    def offset(self) -> int: ...
+    @property
+    def generation(self) -> int: ...
+    @property
+    def timestamp_ms(self) -> int: ...
+    @property
+    def key(self) -> bytes | None: ...
+    @property
+    def value(self) -> bytes | None: ...
+    @property
+    def headers(self) -> tuple[tuple[str, bytes | None], ...]: ...
+    def __hash__(self) -> int: ...
+
+@final
+class BatchBuilder:
+    """Encodes records into one batch, as a producer sends it. build() ends it.
+
+    batch_bytes_max: limit of the whole batch in bytes before compression, in [68, 2^31 - 1].
+    The producer fields are all -1 (not idempotent) or all >= 0. Raises ValueError for anything else.
+    """
+
+    def __init__(
+        self,
+        *,
+        batch_bytes_max: int,
+        compression: Literal["none", "lz4"] = "none",
+        producer_id: int = -1,
+        producer_epoch: int = -1,
+        base_sequence: int = -1,
+    ) -> None: ...
+    @property
+    def count(self) -> int: ...
+    @property
+    def size(self) -> int:
+        """Bytes so far, header included, before compression."""
+    def append(
+        self,
+        value: bytes | None,
+        key: bytes | None = None,
+        headers: Iterable[tuple[str, bytes | None]] = (),
+        timestamp_ms: int = -1,
+    ) -> bool:
+        """Add one record; False when it does not fit any more (nothing was added then).
+
+        Raises BatchTooLarge when it would not fit an empty batch either, TypeError for wrong headers,
+        ValueError after build().
+        """
+    def append_values(self, values: list[bytes] | tuple[bytes, ...], start: int, timestamp_ms: int) -> int:
+        """Add values[start:], without keys, as far as they fit; returns how many were taken.
+
+        Raises TypeError or BatchTooLarge when values[start] itself is not bytes or fits no batch (what comes
+        before a bad value is taken first), ValueError after build() or for a `start` outside the values.
+        """
+    def set_producer(self, producer_id: int, epoch: int, base_sequence: int) -> None:
+        """Set the idempotent producer's fields; counts until build()."""
+    def build(self) -> bytes:
+        """The encoded batch, unstamped (base offset 0, generation -1).
+
+        Records that lz4 does not make smaller are sent plain. Raises ValueError when empty or built already.
+        """
+
+def decode_records(
+    data: Buffer,
+    *,
+    from_offset: int = 0,
+    verify: bool = True,
+    topic: str = "",
+    partition: int = 0,
+    decompressed_bytes_max: int = 67108864,
+) -> list[Record]:
+    """The records at or above `from_offset` in a fetch answer's bytes; control batches are skipped.
+
+    The last batch may be cut short and is ignored then; batches need not be dense (Kafka's compacted topics).
+    `verify` checks the CRCs. `decompressed_bytes_max` limits what one batch may decompress to.
+    Raises CorruptBatch, and UnsupportedCodec for snappy and zstd.
+    """
+
+def decode_values(
+    data: Buffer,
+    *,
+    from_offset: int = 0,
+    verify: bool = True,
+    decompressed_bytes_max: int = 67108864,
+) -> tuple[list[bytes | None], int]:
+    """As decode_records, the bare values only (None: null); and the offset to fetch from next.
+
+    That offset is the end of the last whole batch, control batches included, and never below `from_offset`.
+    """
+
+@final
+class Span:
+    """Stamped batches of one generation with dense offsets: read-only bytes, never empty, never changed.
+
+    Supports the buffer protocol (`bytes(span)`, `memoryview(span)`, writev); the memory lives until the last
+    export dies.
+    """
+
+    @property
+    def base_offset(self) -> int: ...
+    @property
+    def end_offset(self) -> int: ...
+    @property
+    def generation(self) -> int: ...
+    @property
+    def size(self) -> int:
+        """Bytes."""
+    @property
+    def count(self) -> int:
+        """Batches."""
+    def __len__(self) -> int:
+        """Bytes, as `size`."""
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+    @staticmethod
+    def parse(data: Buffer) -> Span:
+        """Copy and check the bytes of a span: dense offsets, one generation, exact lengths, every CRC.
+
+        Raises CorruptBatch; its `position` is that of the bad batch. Empty data is refused.
+        """
+    def slice(self, start: int, end: int | None = None, bytes_max: int | None = None) -> memoryview:
+        """Whole batches from the one that contains `start` up to the last that ends at or below `end`.
+
+        At most `bytes_max` bytes, but at least one batch unless the first ends above `end` (or `start` is the
+        end offset): then empty. Raises ValueError when `start` lies outside the span.
+        """
+    def boundary(self, start: int, bytes_max: int, end_max: int) -> int:
+        """The end offset that slice(start, end_max, bytes_max) reaches; `start` when that is empty."""
+    def span_from(self, start: int) -> Span:
+        """The part of this span from batch boundary `start` on, sharing this span's memory.
+
+        Raises ValueError when `start` is not the base offset of one of its batches.
+        """
+    def producer_batches(self) -> list[tuple[int, int, int, int, int, int, int]]:
+        """(producer_id, epoch, base_sequence, last_sequence, base_offset, last_offset, max_timestamp) of each
+        batch of an idempotent producer, in order."""
+
+@final
+class SpanBuilder:
+    """A leader's group buffer of one tick: checked client batches, stamped and copied once.
+
+    It grows with what is added; the caller bounds that (`size`). build() ends it; ValueError afterwards.
+    """
+
+    def __init__(self, base_offset: int, generation: int) -> None: ...
+    @property
+    def base_offset(self) -> int: ...
+    @property
+    def end_offset(self) -> int: ...
+    @property
+    def generation(self) -> int: ...
+    @property
+    def size(self) -> int:
+        """Bytes so far."""
+    def add(self, records: Buffer, info: BatchInfo) -> int:
+        """Copy the batch that `info` describes out of the buffer that check_client_batches() checked.
+
+        `records` is that whole buffer: the batch lies at info.position. Its base offset becomes this span's
+        end offset, its generation this span's; returns the new end offset. Raises ValueError when the buffer
+        does not hold that batch, or offsets are exhausted.
+        """
+    def add_start(self, timestamp_ms: int) -> int:
+        """Add a start-of-generation entry: a control batch of one record, in KRaft's LEADER_CHANGE form.
+
+        It consumes one offset (SAFETY 37); returns the new end offset.
+        """
+    def build(self) -> Span:
+        """The span of everything added. Raises ValueError when nothing was, or it was built already."""

@@ -41,6 +41,26 @@ class CorruptBatch(RlogError, ValueError):
         self.position = position
 
 
+class BatchTooLarge(CorruptBatch):
+    """A batch, or one record alone, exceeds the size allowed; send less at once or raise the limit.
+
+    `size_bytes` is what was offered, `bytes_max` the limit.
+    """
+
+    def __init__(self, message: str, *, size_bytes: int, bytes_max: int, position: int = 0) -> None:
+        super().__init__(message, position=position)
+        self.size_bytes = size_bytes
+        self.bytes_max = bytes_max
+
+
+class UnsupportedCodec(RlogError):
+    """An intact batch is compressed in a way this build cannot read; `codec` is its name."""
+
+    def __init__(self, message: str, *, codec: str) -> None:
+        super().__init__(message)
+        self.codec = codec
+
+
 class CorruptLog(RlogError):
     """The stored log is proven rotten (SAFETY 19): a replica must not serve or cut it."""
 
