@@ -1,0 +1,1 @@
+"""The consensus core: pure decisions about generations and offsets. No I/O, no clock, no payload bytes."""

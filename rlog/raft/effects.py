@@ -27,7 +27,7 @@ class SaveVote:
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Send to node `to`. An Append that is not empty leaves with the log's bytes [prev_offset, end_offset)."""
+    """Send to node `to`. An Append leaves with the log's bytes [prev_offset, end_offset); none if empty."""
 
     to: int
     message: Message
@@ -35,7 +35,7 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """Truncate the log's tail at `offset`, a batch boundary above the high-water mark."""
+    """Truncate the log's tail at `offset`, a batch boundary at or above the high-water mark."""
 
     offset: int
 
@@ -75,10 +75,15 @@ class RoleChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class SuspectCleared:
+    """The log is trusted again: it holds, flushed, a commit of the current generation (SAFETY 19)."""
+
+
+@dataclass(frozen=True, slots=True)
 class Fatal:
     """A safety invariant would be violated (for example a cut at or below hwm): stop the partition."""
 
     reason: str
 
 
-Effect = SaveVote | Send | Cut | Write | WriteStart | HwmMoved | RoleChanged | Fatal
+Effect = SaveVote | Send | Cut | Write | WriteStart | HwmMoved | RoleChanged | SuspectCleared | Fatal

@@ -28,11 +28,15 @@ class VoteRequest:
 
 @dataclass(frozen=True, slots=True)
 class VoteReply:
-    """generation: for a granted pre-vote the generation asked for; otherwise the voter's own."""
+    """generation: for a granted pre-vote the generation asked for; otherwise the voter's own.
+
+    suspect: the voter cannot prove that it still holds all that it acknowledged (SAFETY 19).
+    """
 
     generation: int
     granted: bool
     pre: bool = False
+    suspect: bool = False
 
 
 @dataclass(frozen=True, slots=True)
