@@ -245,9 +245,9 @@ class SpanBuilder:
     def add(self, records: Buffer, info: BatchInfo) -> int:
         """Copy the batch that `info` describes out of the buffer that check_client_batches() checked.
 
-        `records` is that whole buffer: the batch lies at info.position. Its base offset becomes this span's
-        end offset, its generation this span's; returns the new end offset. Raises ValueError when the buffer
-        does not hold that batch, or offsets are exhausted.
+        `records` is that whole buffer (the batch lies at info.position), or just this batch's bytes. The base
+        offset becomes this span's end offset, the generation this span's; returns the new end offset. Raises
+        ValueError when the buffer does not hold that batch, or offsets are exhausted.
         """
     def add_start(self, timestamp_ms: int) -> int:
         """Add a start-of-generation entry: a control batch of one record, in KRaft's LEADER_CHANGE form.

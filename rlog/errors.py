@@ -61,6 +61,14 @@ class UnsupportedCodec(RlogError):
         self.codec = codec
 
 
+class OutOfOrder(RlogError):
+    """An idempotent producer's batch does not follow the last one appended: one before it is missing."""
+
+
+class InvalidEpoch(RlogError):
+    """A newer instance of this idempotent producer has written: this one is fenced."""
+
+
 class CorruptLog(RlogError):
     """The stored log is proven rotten (SAFETY 19): a replica must not serve or cut it."""
 

@@ -276,7 +276,8 @@ cdef class SpanBuilder:
         return self.memory
 
     def add(self, object records, BatchInfo info not None):
-        """Copy the batch that `info` describes out of the buffer that check_client_batches() checked.
+        """Copy the batch that `info` describes: `records` is the buffer that check_client_batches() checked, or
+        just that batch's bytes.
 
         Its base offset becomes this span's end offset, its generation this span's; returns the new end offset.
         Raises ValueError when the buffer no longer holds that batch, or offsets are exhausted.
@@ -284,16 +285,18 @@ cdef class SpanBuilder:
         cdef SpanMemory memory = self.open_memory()
         cdef Py_buffer view
         cdef BatchHeader header
+        cdef int64_t position
         cdef uint8_t* copy
         if self.end_offset > INT64_MAX - 1 - info.header.count:
             raise ValueError("no offsets are left")
         PyObject_GetBuffer(records, &view, PyBUF_SIMPLE)
         try:
-            if info.position > view.len - info.header.size:
+            position = 0 if view.len == info.header.size else info.position
+            if position > view.len - info.header.size:
                 raise ValueError(f"{info!r} lies outside a buffer of {view.len} bytes")
             memory.reserve(info.header.size)
             copy = memory.data + memory.size
-            memcpy(copy, <const uint8_t*> view.buf + info.position, info.header.size)
+            memcpy(copy, <const uint8_t*> view.buf + position, info.header.size)
         finally:
             PyBuffer_Release(&view)
         # Pair assertion: what is about to get an offset is what was checked.

@@ -46,7 +46,12 @@ def test_several_batches_of_one_request_are_added_by_position() -> None:
     ends = [builder.add(records, info) for info in check_client_batches(records, batch_bytes_max=4096)]
     assert ends == [2, 3]
     assert builder.size == len(records)
-    assert decode_values(builder.build()) == ([b"a", b"b", b"c"], 3)
+    alone = SpanBuilder(0, 1)
+    for info in check_client_batches(records, batch_bytes_max=4096):
+        alone.add(memoryview(records)[info.position : info.position + info.size], info)
+    span = builder.build()
+    assert decode_values(span) == ([b"a", b"b", b"c"], 3)
+    assert bytes(alone.build()) == bytes(span)
 
 
 def test_add_refuses_a_buffer_that_changed_since_its_check() -> None:
@@ -58,8 +63,9 @@ def test_add_refuses_a_buffer_that_changed_since_its_check() -> None:
         with pytest.raises(ValueError, match=r"does not hold|lies outside"):
             builder.add(records, info)
         records[position] ^= 1
-    with pytest.raises(ValueError, match="lies outside"):
-        builder.add(records[:-1], info)
+    for wrong in (records[:-1], records[1:], records[1:] + b"\0", b""):
+        with pytest.raises(ValueError, match=r"does not hold|lies outside"):
+            builder.add(wrong, info)
     assert builder.size == 0
     assert builder.add(records, info) == 2
 
