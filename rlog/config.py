@@ -93,6 +93,14 @@ class NodeConfig:
     fetch_bytes_max: int = 55 * MIB
     connection_inflight_bytes_max: int = 16 * MIB
     """Per client connection: requests read and not yet answered; above it the connection is not read."""
+    connection_inflight_count_max: int = 1024
+    """Per client connection: requests started and not yet answered; above it the connection is not read."""
+    connection_count_max: int = 10_000
+    """Client connections; further ones are closed as they come."""
+    clients_inflight_bytes_max: int = 128 * MIB
+    """Requests of all client connections together, read and not yet answered."""
+    client_stall_ms: int = 60_000
+    """A client that takes no byte of its answers, or none of a half-sent request, is cut off after this."""
     queued_bytes_max: int = 64 * MIB
     """Per partition: appended and not yet flushed; above it producers are told to retry."""
 
@@ -192,7 +200,8 @@ def _check_timing(config: NodeConfig) -> None:
 
 def _check_sizes(config: NodeConfig) -> None:
     for name in (item.name for item in fields(config)):
-        if name.endswith(("_bytes_max", "_count_max", "_threads", "_sync_ms")) and getattr(config, name) < 1:
+        is_size = name.endswith(("_bytes_max", "_count_max", "_threads", "_sync_ms", "_stall_ms"))
+        if is_size and getattr(config, name) < 1:
             raise ConfigurationError(f"{name} = {getattr(config, name)}: use 1 or more")
     # A batch is never split: whatever is taken from a client must fit into every later container.
     for name in ("peer_frame_bytes_max", "peer_write_bytes_max", "queued_bytes_max", "request_bytes_max"):

@@ -19,7 +19,7 @@ from rlog.wire.kafka.messages import (
 )
 
 
-# --- headers ---------------------------------------------------------------------------------------------------
+# --- headers ---
 cdef enum:
     API_VERSIONS_KEY = 18
     API_VERSIONS_FLEXIBLE_FROM = 3
@@ -62,7 +62,7 @@ def correlation_id(frame):
     return Reader(frame).int32()
 
 
-# --- Produce ---------------------------------------------------------------------------------------------------
+# --- Produce ---
 cdef enum:
     PRODUCE_KEY = 0
 
@@ -151,7 +151,7 @@ def decode_produce_response(frame, int version=7):
     return topics
 
 
-# --- Fetch -----------------------------------------------------------------------------------------------------
+# --- Fetch ---
 cdef enum:
     FETCH_KEY = 1
 
@@ -291,7 +291,7 @@ cdef list read_fetched_partitions(Reader reader, int version):
     return partitions
 
 
-# --- partitioner -----------------------------------------------------------------------------------------------
+# --- partitioner ---
 cdef enum:
     MURMUR2_SEED = 0x9747b28c
     MURMUR2_M = 0x5bd1e995

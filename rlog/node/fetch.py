@@ -1,0 +1,190 @@
+"""Fetch and ListOffsets: committed records and the bounds of what is committed.
+
+A Fetch that finds less than `bytes_min` waits for the high-water marks of its partitions to move, at most
+`max_wait_ms`. An answer holds whole batches, from the one that contains the asked offset, and at least one
+batch even above the limits, or a consumer would never get past a large one.
+"""
+
+import asyncio
+
+from rlog.node.kafka_connection import Request
+from rlog.node.serving import ServedPartition, Waiter
+from rlog.wire.kafka import (
+    EARLIEST,
+    LATEST,
+    Reader,
+    codes,
+    decode_fetch_request,
+    decode_list_offsets_request,
+    encode_fetch_response,
+    encode_list_offsets_response,
+)
+from rlog.wire.kafka.apis import IMPLEMENTED_FROM, LIST_OFFSETS
+from rlog.wire.kafka.messages import (
+    FetchedPartition,
+    FetchPartition,
+    FetchRequest,
+    FetchResponse,
+    ListedPartition,
+    ListOffsetsPartition,
+)
+
+
+def check_generation(partition: ServedPartition, generation: int) -> int:
+    """KIP-320: a client whose generation is not ours does not know this log. -1 asks for no check."""
+    if generation == -1 or generation == partition.generation:
+        return codes.NONE
+    if generation < partition.generation:
+        return codes.FENCED_LEADER_EPOCH
+    return codes.UNKNOWN_LEADER_EPOCH
+
+
+# --- Fetch ---
+def handle_fetch(request: Request, reader: Reader) -> None:
+    fetch = decode_fetch_request(reader, request.version)
+    if fetch.session_id != 0:
+        # Only answers with session id 0 are given, so this session is another broker's.
+        response = FetchResponse(codes.FETCH_SESSION_ID_NOT_FOUND, 0, [])
+        request.answer(encode_fetch_response(request.correlation_id, request.version, response))
+        return
+    _Fetch(request, fetch).start()
+
+
+class _Fetch:
+    """One Fetch, perhaps waiting."""
+
+    __slots__ = ("again", "deadline", "fetch", "request", "timer", "waiters")
+
+    def __init__(self, request: Request, fetch: FetchRequest) -> None:
+        self.request = request
+        self.fetch = fetch
+        self.deadline = request.loop.time() + fetch.max_wait_ms / 1000
+        self.timer: asyncio.TimerHandle | None = None
+        self.again: asyncio.Handle | None = None  # the next look, after a high-water mark moved
+        self.waiters: list[Waiter] = []
+
+    def start(self) -> None:
+        response, is_enough = self._look()
+        if is_enough or self.fetch.max_wait_ms <= 0:
+            self._answer(response)
+            return
+        self.request.cancel = self.cancel
+        self.timer = self.request.loop.call_at(self.deadline, self._look_last)
+        self._wait(response)
+
+    def cancel(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+        if self.again is not None:
+            self.again.cancel()
+        self._forget_waiters()
+
+    def _forget_waiters(self) -> None:
+        for waiter in self.waiters:
+            waiter.cancel()
+        self.waiters.clear()
+
+    def _wait(self, response: FetchResponse) -> None:
+        """Wait for any of the partitions to hold more than was just seen."""
+        for topic, partitions in response.topics:
+            for seen in partitions:
+                partition = self.request.node.partitions[topic, seen.partition]
+                self.waiters.append(partition.wait_hwm(seen.hwm, self._moved))
+
+    def _moved(self) -> None:
+        """One look for all marks that move in this turn of the loop."""
+        if self.again is None:
+            self.again = self.request.loop.call_soon(self._look_again)
+
+    def _look_again(self) -> None:
+        self.again = None
+        self._forget_waiters()
+        response, is_enough = self._look()
+        if is_enough:
+            self.cancel()
+            self._answer(response)
+        else:
+            self._wait(response)
+
+    def _look_last(self) -> None:
+        self.cancel()
+        response, _ = self._look()
+        self._answer(response)
+
+    def _answer(self, response: FetchResponse) -> None:
+        request = self.request
+        request.answer(
+            encode_fetch_response(
+                request.correlation_id, request.version, response, self.fetch.isolation_level
+            )
+        )
+
+    def _look(self) -> tuple[FetchResponse, bool]:
+        """What there is now; and whether to send it at once: enough bytes, an error, nothing asked."""
+        room_bytes = min(self.fetch.bytes_max, self.request.node.config.fetch_bytes_max)
+        found_bytes = 0
+        is_enough = not self.fetch.topics
+        topics = []
+        for topic, wanted in self.fetch.topics:
+            partitions = []
+            for part in wanted:
+                fetched = self._read(topic, part, room_bytes - found_bytes, is_first=found_bytes == 0)
+                found_bytes += sum(map(len, fetched.records))
+                is_enough = is_enough or fetched.error != codes.NONE
+                partitions.append(fetched)
+            topics.append((topic, partitions))
+        return FetchResponse(codes.NONE, 0, topics), is_enough or found_bytes >= self.fetch.bytes_min
+
+    def _read(self, topic: str, part: FetchPartition, room_bytes: int, *, is_first: bool) -> FetchedPartition:
+        partition = self.request.node.partitions.get((topic, part.partition))
+        if partition is None:
+            return FetchedPartition(part.partition, codes.UNKNOWN_TOPIC_OR_PARTITION)
+        error = check_generation(partition, part.generation)
+        if error != codes.NONE:
+            return FetchedPartition(part.partition, error)
+        bytes_max = max(min(part.bytes_max, room_bytes), 0)
+        error, records, hwm = partition.read(part.fetch_offset, bytes_max)
+        if error != codes.NONE:
+            return FetchedPartition(part.partition, error, hwm, partition.start_offset)
+        if not is_first and sum(map(len, records)) > room_bytes:
+            records = []  # at least one batch holds for the answer, not for each partition
+        return FetchedPartition(part.partition, error, hwm, partition.start_offset, records, hwm)
+
+
+# --- ListOffsets ---
+def handle_list_offsets(request: Request, reader: Reader) -> None:
+    """Earliest and latest. Version 0 answered in lists of offsets: read, and answered UNSUPPORTED_VERSION."""
+    asked = decode_list_offsets_request(reader, request.version)
+    is_served = request.version >= IMPLEMENTED_FROM[LIST_OFFSETS]
+    topics = [
+        (
+            topic,
+            [
+                _list(request, topic, part)
+                if is_served
+                else ListedPartition(part.partition, codes.UNSUPPORTED_VERSION)
+                for part in partitions
+            ],
+        )
+        for topic, partitions in asked.topics
+    ]
+    request.answer(encode_list_offsets_response(request.correlation_id, request.version, topics))
+
+
+def _list(request: Request, topic: str, part: ListOffsetsPartition) -> ListedPartition:
+    partition = request.node.partitions.get((topic, part.partition))
+    if partition is None:
+        return ListedPartition(part.partition, codes.UNKNOWN_TOPIC_OR_PARTITION)
+    error = check_generation(partition, part.generation)
+    if error == codes.NONE and not partition.is_leader:
+        error = codes.NOT_LEADER_OR_FOLLOWER
+    if error == codes.NONE and not partition.serving:
+        error = (
+            codes.OFFSET_NOT_AVAILABLE
+        )  # its high-water mark may lie below what was acknowledged (SAFETY 32)
+    if error == codes.NONE and part.timestamp_ms not in (EARLIEST, LATEST):
+        error = codes.UNSUPPORTED_VERSION  # there is no time index; "no such offset" would be a lie
+    if error != codes.NONE:
+        return ListedPartition(part.partition, error)
+    offset = partition.start_offset if part.timestamp_ms == EARLIEST else partition.hwm
+    return ListedPartition(part.partition, codes.NONE, -1, offset, partition.generation)

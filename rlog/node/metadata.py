@@ -1,0 +1,103 @@
+"""Requests about the cluster rather than about records: who is there, who leads, what is spoken."""
+
+from collections.abc import Mapping
+
+from rlog.node.kafka_connection import Request
+from rlog.node.serving import ServedNode, ServedPartition
+from rlog.wire.kafka import (
+    Reader,
+    apis,
+    codes,
+    decode_api_versions_request,
+    decode_describe_node_request,
+    decode_init_producer_id_request,
+    decode_metadata_request,
+    encode_api_versions_response,
+    encode_describe_node_response,
+    encode_init_producer_id_response,
+    encode_metadata_response,
+)
+from rlog.wire.kafka.messages import (
+    Broker,
+    InitProducerIdResponse,
+    MetadataResponse,
+    PartitionMetadata,
+    TopicMetadata,
+)
+
+PRODUCER_ID_BITS = 63
+
+
+def handle_api_versions(request: Request, reader: Reader) -> None:
+    """A version that is not known here is answered in version 0 with error 35 (KIP-511)."""
+    version, error = request.version, codes.NONE
+    low, high = apis.RANGES[apis.API_VERSIONS]
+    if low <= version <= high:
+        decode_api_versions_request(reader, version)
+    else:
+        version, error = 0, codes.UNSUPPORTED_VERSION
+    request.answer(
+        encode_api_versions_response(request.correlation_id, version, apis.ADVERTISED, error=error)
+    )
+
+
+def handle_metadata(request: Request, reader: Reader) -> None:
+    """All configured nodes, up or down: node ids and addresses never change under a client's feet."""
+    asked = decode_metadata_request(reader, request.version)
+    node = request.node
+    names = sorted(node.config.topics) if asked.topics is None else asked.topics
+    response = MetadataResponse(
+        brokers=_brokers(node, request.connection.server.kafka_address),
+        cluster_id=node.config.cluster_id,
+        controller_id=node.config.node_id,  # where to send cluster requests: any node, so this one
+        topics=[_topic(node, name) for name in names],
+    )
+    request.answer(encode_metadata_response(request.correlation_id, request.version, response))
+
+
+def _brokers(node: ServedNode, own_address: tuple[str, int]) -> list[Broker]:
+    config = node.config
+    brokers = [Broker(node_id, peer.kafka_host, peer.kafka_port) for node_id, peer in config.peers.items()]
+    brokers.append(Broker(config.node_id, *own_address))
+    return sorted(brokers)
+
+
+def _topic(node: ServedNode, name: str) -> TopicMetadata:
+    count = node.config.topics.get(name)
+    if count is None:
+        return TopicMetadata(codes.UNKNOWN_TOPIC_OR_PARTITION, name, [])
+    return TopicMetadata(
+        codes.NONE, name, [_partition(index, node.partitions[name, index]) for index in range(count)]
+    )
+
+
+def _partition(index: int, partition: ServedPartition) -> PartitionMetadata:
+    leader = partition.leader_id or -1
+    return PartitionMetadata(
+        error=codes.LEADER_NOT_AVAILABLE if leader == -1 else codes.NONE,
+        partition=index,
+        leader=leader,
+        generation=partition.generation,
+        replicas=sorted(partition.voters),
+        in_sync=sorted(partition.in_sync()),
+    )
+
+
+def handle_init_producer_id(request: Request, reader: Reader) -> None:
+    """A random 63-bit number: it needs no coordinator, and two are equal once in 2^63 pairs."""
+    asked = decode_init_producer_id_request(reader)
+    response = InitProducerIdResponse(codes.UNSUPPORTED_VERSION)
+    if asked.transactional_id is None:
+        producer_id = request.node.env.random.getrandbits(PRODUCER_ID_BITS)
+        response = InitProducerIdResponse(codes.NONE, producer_id, 0)
+    request.answer(encode_init_producer_id_response(request.correlation_id, response))
+
+
+def handle_describe_node(request: Request, reader: Reader, counts: Mapping[tuple[int, int], int]) -> None:
+    """What the node says of itself, and which requests in which versions its clients have sent."""
+    decode_describe_node_request(reader)
+    description = request.node.describe()
+    description["requests"] = {
+        f"{apis.NAMES[api_key]} {version}": count for (api_key, version), count in sorted(counts.items())
+    }
+    request.answer(encode_describe_node_response(request.correlation_id, description))

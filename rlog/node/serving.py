@@ -1,0 +1,79 @@
+"""What the client door needs of a node and its partitions, and no more. `Node` and `Partition` fit it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from random import Random
+from typing import Any, Protocol
+
+from rlog.config import NodeConfig
+
+Buffer = bytes | bytearray | memoryview
+
+
+class ProduceOutcome(Protocol):
+    """How a produce ended. error: a code of rlog.wire.kafka.codes; the offsets are -1 when it is not 0."""
+
+    @property
+    def error(self) -> int: ...
+    @property
+    def base_offset(self) -> int: ...
+    @property
+    def log_start_offset(self) -> int: ...
+    @property
+    def message(self) -> str: ...
+
+
+class Waiter(Protocol):
+    """A callback that waits for the high-water mark. Cancelling a fired or cancelled one does nothing."""
+
+    def cancel(self) -> None: ...
+
+
+class ServedPartition(Protocol):
+    """Offsets are exclusive ends. `serving`: leads, and its high-water mark is exact (SAFETY 32)."""
+
+    @property
+    def leader_id(self) -> int:
+        """0 when no leader is known."""
+
+    @property
+    def generation(self) -> int: ...
+    @property
+    def is_leader(self) -> bool: ...
+    @property
+    def serving(self) -> bool: ...
+    @property
+    def start_offset(self) -> int: ...
+    @property
+    def hwm(self) -> int: ...
+    @property
+    def voters(self) -> Sequence[int]: ...
+
+    def in_sync(self) -> Sequence[int]: ...
+
+    def produce(
+        self, records: Buffer, *, acks: int, deadline: float, done: Callable[[ProduceOutcome], None]
+    ) -> None:
+        """`done` is called exactly once, perhaps before this returns. `deadline`: in loop seconds."""
+
+    def read(self, offset: int, bytes_max: int) -> tuple[int, Sequence[Buffer], int]:
+        """(error code, committed batches from the one that holds `offset`, high-water mark)."""
+
+    def wait_hwm(self, above: int, callback: Callable[[], None]) -> Waiter:
+        """`callback` is called once: when hwm > above, when leadership is lost, or when it is closed."""
+
+
+class HasRandom(Protocol):
+    @property
+    def random(self) -> Random: ...
+
+
+class ServedNode(Protocol):
+    @property
+    def config(self) -> NodeConfig: ...
+    @property
+    def env(self) -> HasRandom: ...
+    @property
+    def partitions(self) -> Mapping[tuple[str, int], ServedPartition]: ...
+
+    def describe(self) -> dict[str, Any]:
+        """What DescribeNode answers; JSON can hold it."""
