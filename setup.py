@@ -28,7 +28,13 @@ setup(
             for name, sources in EXTENSIONS.items()
             if os.path.exists(sources[0])
         ],
-        compiler_directives={"language_level": "3", "boundscheck": False, "wraparound": False,
-                             "initializedcheck": False, "cdivision": True, "embedsignature": True},
+        compiler_directives={
+            "language_level": "3",
+            "boundscheck": False,
+            "wraparound": False,
+            "initializedcheck": False,
+            "cdivision": True,
+            "embedsignature": True,
+        },
     )
 )
