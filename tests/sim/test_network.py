@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from rlog.testing.loop import Process, SimLoop
-from rlog.testing.network import Network, NetworkSettings, SimTransport
+from rlog.testing.network import Network, NetworkSettings
+from rlog.testing.transport import SimTransport
 
 BIG = bytes(range(256)) * 8192  # 2 MiB
 
