@@ -17,13 +17,16 @@ are how a record is recognised.
 | two leaders | one generation of one partition led by two incarnations | 3 |
 | generation | a generation went backwards on some disk | 3 |
 | diverged | two replicas differ below the high-water mark | 2, 6 |
+| invariant | what must hold inside a node at every step did not | |
+| failure | an exception that nothing handled | |
+| stuck | with all faults healed, nothing was committed in time | |
 
 (The numbers are those of the guarantees in the documentation.)
 """
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from math import inf
 from typing import Literal
 
@@ -39,6 +42,9 @@ Kind = Literal[
     "two leaders",
     "generation",
     "diverged",
+    "invariant",
+    "failure",
+    "stuck",
 ]
 
 
@@ -115,10 +121,14 @@ class Violation:
 
 @dataclass(slots=True)
 class History:
-    """Everything seen in one run. Reads and generations are in the order in which they were seen."""
+    """Everything seen in one run. Reads and generations are in the order in which they were seen.
+
+    starts: the offset from which a session asked to read, where it named one.
+    """
 
     writes: list[Write] = field(default_factory=list)
     reads: list[Read] = field(default_factory=list)
+    starts: dict[str, int] = field(default_factory=dict)
     leaders: list[Led] = field(default_factory=list)
     generations: list[Persisted] = field(default_factory=list)
     copies: list[Copy] = field(default_factory=list)
@@ -142,7 +152,7 @@ def check(history: History) -> list[Violation]:
         found.extend(revived_writes(writes, log))
         found.extend(inconsistent_offsets(writes, reads, log))
         found.extend(phantoms(partition, writes, reads, log))
-        found.extend(broken_sessions(reads, log))
+        found.extend(broken_sessions(reads, log, history.starts))
         found.extend(reordered_writes(writes, log))
     return found
 
@@ -160,13 +170,17 @@ def final_logs(copies: Iterable[Copy]) -> dict[str, Log]:
 
 
 def lost_writes(writes: Iterable[Write], log: Log) -> Iterator[Violation]:
-    """Each acknowledged record is at the offset of its receipt."""
+    """Each acknowledged record is at the offset of its receipt (or somewhere, when the receipt has none)."""
+    values = set(log.values())
     for write in writes:
-        if write.outcome == "ok" and (write.offset is None or log.get(write.offset) != write.value):
-            there = "nothing" if write.offset is None else _show(log.get(write.offset))
-            yield Violation(
-                "lost", write.partition, f"{_show(write.value)} acked at {write.offset}, there is {there}"
-            )
+        if write.outcome != "ok":
+            continue
+        if write.offset is None and write.value not in values:
+            yield Violation("lost", write.partition, f"{_show(write.value)} was acked and is nowhere")
+        elif write.offset is not None and log.get(write.offset) != write.value:
+            there = _show(log.get(write.offset))
+            detail = f"{_show(write.value)} acked at {write.offset}, there is {there}"
+            yield Violation("lost", write.partition, detail)
 
 
 def duplicates(writes: Iterable[Write], log: Log) -> Iterator[Violation]:
@@ -215,30 +229,29 @@ def phantoms(partition: str, writes: Iterable[Write], reads: Iterable[Read], log
             yield Violation("phantom", partition, detail)
 
 
-def broken_sessions(reads: Iterable[Read], log: Log) -> Iterator[Violation]:
-    """The offsets of a session grow, and skip no record of the log."""
+def broken_sessions(reads: Iterable[Read], log: Log, starts: Mapping[str, int]) -> Iterator[Violation]:
+    """The offsets of a session grow, begin where it asked to, and skip no record of the log."""
     sessions: dict[str, list[Read]] = {}
     for read in reads:
         sessions.setdefault(read.session, []).append(read)
     offsets = sorted(log)
-    place = {offset: index for index, offset in enumerate(offsets)}
     for session, sequence in sessions.items():
-        for before, after in pairwise(sequence):
-            if after.offset <= before.offset:
-                detail = f"{session} read {after.offset} after {before.offset}"
-                yield Violation("backwards", after.partition, detail)
-            elif before.offset in place and after.offset in place:
-                skipped = offsets[place[before.offset] + 1 : place[after.offset]]
-                if skipped:
-                    detail = f"{session} went from {before.offset} to {after.offset} over {skipped[:3]}"
-                    yield Violation("gap", after.partition, detail)
+        expected = starts.get(session, sequence[0].offset)  # the next record is the first one from here on
+        for read in sequence:
+            skipped = offsets[bisect_left(offsets, expected) : bisect_left(offsets, read.offset)]
+            if read.offset < expected:
+                detail = f"{session} read {read.offset}, expected {expected} or above"
+                yield Violation("backwards", read.partition, detail)
+            elif skipped:
+                yield Violation("gap", read.partition, f"{session} got {read.offset} but not {skipped[:3]}")
+            expected = read.offset + 1
 
 
 def reordered_writes(writes: Sequence[Write], log: Log) -> Iterator[Violation]:
     """Real time: acknowledged before the other began means a lower offset. And each producer's own order.
 
-    A write of unknown outcome counts where the log shows it, as the later of a pair only: it was never
-    acknowledged. Writes of one idempotent producer keep the order of `writes` whatever their outcome.
+    A write of unknown outcome counts where the log shows it, but as the later of a pair only: the producer
+    gave it up, and it may surface at any time. A producer's own writes keep the order of `writes`.
     """
     places = _places(log)
     where = {write.value: places[write.value][0] for write in writes if write.value in places}
@@ -254,7 +267,8 @@ def reordered_writes(writes: Sequence[Write], log: Log) -> Iterator[Violation]:
                 f"then {_show(write.value)}, at {where[write.value]}"
             )
             yield Violation("reordered", write.partition, detail)
-        last[write.producer] = write
+        if write.outcome == "ok":
+            last[write.producer] = write
 
 
 def _real_time_order(writes: Iterable[Write], where: Mapping[bytes, int]) -> Iterator[Violation]:

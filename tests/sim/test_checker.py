@@ -60,6 +60,15 @@ def test_an_acked_record_at_another_offset_is_lost_where_it_should_be() -> None:
     assert [v.detail for v in check(history) if v.kind == "lost"] == ["'c' acked at 5, there is nothing"]
 
 
+def test_an_acked_record_without_an_offset_is_somewhere() -> None:
+    """The node knew the batch for a repetition, but not any more where the first one is."""
+    history = good()
+    history.writes[2] = replace(history.writes[2], offset=None)
+    assert kinds(history) == []
+    history.writes.append(replace(history.writes[2], value=b"e"))
+    assert check(history) == [Violation("lost", P, "'e' was acked and is nowhere")]
+
+
 def test_a_partition_that_vanished_lost_all_its_records() -> None:
     history = good()
     history.copies = []
@@ -109,7 +118,7 @@ def test_a_record_read_that_is_not_in_the_log_is_a_phantom() -> None:
 def test_a_reader_that_goes_backwards() -> None:
     history = good()
     history.reads.append(Read("r1", P, 3, b"c"))
-    assert check(history) == [Violation("backwards", P, "r1 read 3 after 4")]
+    assert check(history) == [Violation("backwards", P, "r1 read 3, expected 5 or above")]
 
 
 def test_a_reader_that_sees_a_record_twice_goes_backwards() -> None:
@@ -121,7 +130,18 @@ def test_a_reader_that_sees_a_record_twice_goes_backwards() -> None:
 def test_a_reader_that_is_not_shown_a_record_has_a_gap() -> None:
     history = good()
     del history.reads[1]
-    assert check(history) == [Violation("gap", P, "r1 went from 0 to 3 over [1]")]
+    assert check(history) == [Violation("gap", P, "r1 got 3 but not [1]")]
+
+
+def test_a_session_that_begins_past_the_first_record_it_asked_for_has_a_gap() -> None:
+    history = good()
+    history.starts["r2"] = 1
+    history.reads += [Read("r2", P, 3, b"c"), Read("r2", P, 4, b"d")]
+    assert check(history) == [Violation("gap", P, "r2 got 3 but not [1]")]
+    history.starts["r2"] = 2  # a control batch
+    assert kinds(history) == []
+    history.starts["r2"] = 4
+    assert kinds(history) == ["backwards"]
 
 
 def test_a_start_of_generation_batch_is_no_gap() -> None:
@@ -155,6 +175,14 @@ def test_a_producers_own_order_is_kept_even_when_its_writes_overlap() -> None:
     history.copies = [copy(1, {0: "b", 1: "a"})]
     assert kinds(history) == ["reordered"]
     history.writes = [replace(item, idempotent=False) for item in history.writes]
+    assert kinds(history) == []
+
+
+def test_a_write_that_its_producer_gave_up_may_surface_behind_its_next_ones() -> None:
+    history = good()
+    history.reads = []
+    history.writes = [write("a", None, 1, 2), write("b", 0, 3, 4)]
+    history.copies = [copy(1, {0: "b", 1: "a"})]
     assert kinds(history) == []
 
 
