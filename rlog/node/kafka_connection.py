@@ -5,8 +5,9 @@ finish. It stops reading while any of these holds, so that pressure reaches the 
 
 * its requests under way are too many (`connection_inflight_count_max`) or too large
   (`connection_inflight_bytes_max`);
-* it does not read its answers: with more than WRITE_BYTES_HIGH unsent, no further request is started, so a
-  consumer that never reads costs one answer and no more;
+* it does not take its answers: with WRITE_BYTES_HIGH unsent, or ready behind one that is not, no further
+  request is started. A Fetch is started only when all before it are answered (its answer could not leave
+  earlier anyway), so a consumer that never reads costs one answer and no more;
 * all connections together hold `clients_inflight_bytes_max`. Room for a frame larger than the receive buffer
   is taken before its bytes are read, in the order of asking; whoever got room may finish its frame, so those
   that wait always move on.
@@ -31,6 +32,8 @@ log = logging.getLogger(__name__)
 WRITE_BYTES_HIGH = 1024 * 1024
 # What a connection may read before the budget is looked at again: one receive buffer.
 READ_BYTES = 64 * 1024
+# How the frame of a Fetch begins.
+FETCH_KEY = apis.FETCH.to_bytes(2, "big")
 
 
 class Server(Protocol):
@@ -123,7 +126,7 @@ class Request:
         assert self.buffers is None, "a request is answered once"
         self.buffers = buffers
         self.cancel = None
-        self.connection.answered()
+        self.connection.answered(sum(map(len, buffers)))
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -137,6 +140,7 @@ class Connection(asyncio.BufferedProtocol):
         self._requests: deque[Request] = deque()  # started and not answered, in order
         self._inflight_bytes = 0  # of both; taken from the budget
         self._reserved_bytes = 0  # for a frame that is not complete; taken from the budget
+        self._held_bytes = 0  # of answers that are ready and wait for an earlier one
         self._unsent_bytes = 0  # as the last look for a stall found it
         self._write_paused = False
         self._read_paused = False
@@ -224,8 +228,9 @@ class Connection(asyncio.BufferedProtocol):
             self.close(f"no progress for {stall_seconds:.0f} s")
             self.abort()
 
-    def answered(self) -> None:
+    def answered(self, answer_bytes: int) -> None:
         """A request got its answer."""
+        self._held_bytes += answer_bytes
         if not self._starting:
             self._write_answers()
             self._start_requests()
@@ -266,14 +271,22 @@ class Connection(asyncio.BufferedProtocol):
 
     def _start_requests(self) -> None:
         """Start what may be started; answers that are there at once leave in one write."""
-        count_max = self.server.node.config.connection_inflight_count_max
         self._starting = True
-        while self._frames and not self._write_paused and len(self._requests) < count_max:
+        while self._may_start():
             self._start(self._frames.popleft())
-            if not self._frames or len(self._requests) >= count_max:
-                self._write_answers()
+            if not self._may_start():
+                self._write_answers()  # which may be what was missing
         self._starting = False
         self.update_reading()
+
+    def _may_start(self) -> bool:
+        return (
+            bool(self._frames)
+            and not self._write_paused
+            and self._held_bytes < WRITE_BYTES_HIGH
+            and len(self._requests) < self.server.node.config.connection_inflight_count_max
+            and not (self._requests and self._frames[0].startswith(FETCH_KEY))
+        )
 
     def _start(self, frame: bytes | bytearray) -> None:
         request = Request(self, len(frame))
@@ -294,6 +307,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._closing or self._transport is None:
             return
         if buffers:
+            self._held_bytes -= sum(map(len, buffers))
             self._transport.writelines(buffers)
         self._inflight_bytes -= done_bytes
         self.server.budget.give(done_bytes)
