@@ -94,7 +94,7 @@ def cluster_hash(cluster_id: str) -> bytes:
 # generations int32 (Kafka's partitionLeaderEpoch). An Append ends with the length of its payload.
 
 _VOTE_REQUEST = Struct(">BIiiq?")
-_VOTE_REPLY = Struct(">BIi??")
+_VOTE_REPLY = Struct(">BIi???")
 _APPEND = Struct(">BIiqiqiqI")
 _APPEND_REPLY = Struct(">BIi?qqqi")
 _HEARTBEAT = Struct(">BIiqiqq")
@@ -106,7 +106,7 @@ def _pack_vote_request(partition: int, m: VoteRequest) -> bytes:
 
 
 def _pack_vote_reply(partition: int, m: VoteReply) -> bytes:
-    return _VOTE_REPLY.pack(2, partition, m.generation, m.granted, m.pre)
+    return _VOTE_REPLY.pack(2, partition, m.generation, m.granted, m.pre, m.suspect)
 
 
 def _pack_append(partition: int, m: Append, payload_bytes: int) -> bytes:
@@ -246,8 +246,8 @@ class FrameWriter:
         self.target = target
 
     def frame(
-        self, kind: FrameKind, head: bytes, payload: Sequence[Buffer] = (), payload_bytes: int = 0
-    ) -> list[Buffer]:
+        self, kind: FrameKind, head: bytes, payload: Sequence[memoryview] = (), payload_bytes: int = 0
+    ) -> list[bytes | memoryview]:
         """Buffers that make one frame, for `transport.writelines`."""
         header = HEADER.pack(
             MAGIC,

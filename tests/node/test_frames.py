@@ -34,7 +34,7 @@ probes = {"prev_offset": offsets, "prev_generation": generations, "hwm": offsets
 votes = {"last_generation": generations, "log_end": offsets, "pre": flags}
 small_messages = st.one_of(
     st.builds(VoteRequest, generation=generations, **votes),
-    st.builds(VoteReply, generation=generations, granted=flags, pre=flags),
+    st.builds(VoteReply, generation=generations, granted=flags, pre=flags, suspect=flags),
     st.builds(AppendReply, generation=generations, **replies, **conflicts),
     st.builds(Heartbeat, generation=generations, round=offsets, **probes),
     st.builds(HeartbeatReply, generation=generations, round=offsets, **replies, **conflicts),
@@ -70,7 +70,7 @@ def frame_of(batch) -> bytes:
     head = b"".join(
         encode_message(partition, message, len(payload)) for partition, (message, payload) in batch
     )
-    payloads = [payload for _, (_, payload) in batch]
+    payloads = [memoryview(payload) for _, (_, payload) in batch]
     return b"".join(writer().frame(FrameKind.MESSAGES, head, payloads, sum(map(len, payloads))))
 
 

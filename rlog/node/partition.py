@@ -1,0 +1,484 @@
+"""One partition on one node: what the client door asks of it, and how it answers.
+
+Producing. All requests of a loop tick are stamped into one group: leadership is checked and the offset
+assigned in the same call (SAFETY 35), and at the end of the tick the whole group becomes one span of the log,
+one proposal to consensus, one Append per follower. Python runs per request and per batch here, never per
+record.
+
+Answering. A request is answered when its last record is committed. What may be in the log when leadership or
+patience ends is answered REQUEST_TIMED_OUT, "may have happened"; NOT_LEADER_OR_FOLLOWER only while the group
+that holds it was not yet appended (SAFETY 36: librdkafka reads that code as "not persisted"). A batch of an
+idempotent producer that is in the log already is not appended again: it waits for the commit of the original,
+and is answered with the original's offset.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from heapq import heappop, heappush
+from itertools import pairwise
+from struct import Struct
+from typing import TYPE_CHECKING, Any
+
+from rlog._core import BatchInfo, Span, SpanBuilder, check_client_batches
+from rlog.errors import (
+    BatchTooLarge,
+    CorruptBatch,
+    CorruptLog,
+    InvalidEpoch,
+    InvariantBroken,
+    OutOfOrder,
+    StorageFailed,
+)
+from rlog.log.log import PartitionLog
+from rlog.log.producers import Duplicate
+from rlog.raft.effects import Role
+from rlog.raft.messages import Message
+from rlog.raft.replica import Replica
+from rlog.wire.kafka import codes
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+    from rlog.node.driver import Driver
+
+logger = logging.getLogger("rlog.node")
+
+# A replica that lags more than this is not reported as in sync.
+IN_SYNC_LAG_RECORDS_MAX = 1_000_000
+SEQUENCES = 2**31
+
+_BASE_OFFSET = Struct(">q")
+_LAST_OFFSET_DELTA = Struct(">i")
+
+
+@dataclass(frozen=True, slots=True)
+class ProduceResult:
+    """error: a Kafka error code. base_offset: of the request's first record, -1 on an error."""
+
+    error: int
+    base_offset: int = -1
+    log_append_time: int = -1
+    log_start_offset: int = -1
+    message: str = ""
+
+
+ProduceDone = Callable[[ProduceResult], None]
+
+
+class _Waiter:
+    """A produce request that is in the group or in the log, and waits for its commit."""
+
+    __slots__ = ("base_offset", "deadline", "done")
+
+    def __init__(self, base_offset: int, deadline: float, done: ProduceDone) -> None:
+        self.base_offset = base_offset
+        self.deadline = deadline
+        self.done: ProduceDone | None = done
+
+    def answer(self, result: ProduceResult) -> None:
+        done, self.done = self.done, None
+        if done is not None:
+            done(result)
+
+
+class HwmWait:
+    """Returned by `wait_hwm`."""
+
+    __slots__ = ("_partition", "above", "callback")
+
+    def __init__(self, partition: Partition, above: int, callback: Callable[[], None]) -> None:
+        self._partition = partition
+        self.above = above
+        self.callback = callback
+
+    def cancel(self) -> None:
+        """The callback is not called after this."""
+        self._partition.forget_wait(self)
+
+
+class Partition:
+    """See the module's text. `number` is its place in the sorted topic table that all nodes agree upon."""
+
+    def __init__(
+        self, *, topic: str, index: int, number: int, log: PartitionLog, replica: Replica, driver: Driver
+    ) -> None:
+        self.topic = topic
+        self.index = index
+        self.number = number
+        self.name = f"{topic}-{index}"
+        self.log = log
+        self.replica = replica
+        self.driver = driver
+        self.fenced: str | None = log.damage and f"damaged: {log.damage}"
+        self.broken: str | None = None
+        """The invariant that did not hold, if one did not: a bug. The partition is fenced too."""
+        self.armed_at = float("inf")  # when the node's timer looks at this partition next
+        self.has_started = False
+        self._group: SpanBuilder | None = None
+        self._group_waiters: list[tuple[int, _Waiter]] = []
+        self._group_sequences: dict[int, tuple[int, int]] = {}  # producer id: epoch, next sequence
+        self._waiters: list[tuple[int, int, _Waiter]] = []  # heap: end offset, order, waiter
+        self._waiter_order = 0
+        self._expiry = float("inf")  # no waiter's deadline is before it
+        self._hwm_waits: dict[HwmWait, None] = {}
+
+    # ------------------------------------------------------------------------------------------- queries
+
+    @property
+    def leader_id(self) -> int:
+        """0 when unknown."""
+        return self.replica.leader
+
+    @property
+    def generation(self) -> int:
+        return self.replica.generation
+
+    @property
+    def is_leader(self) -> bool:
+        return self.fenced is None and self.replica.role is Role.LEADER
+
+    @property
+    def serving(self) -> bool:
+        """Leader, and its high-water mark is exact (SAFETY 32)."""
+        return self.fenced is None and self.replica.serving
+
+    @property
+    def start_offset(self) -> int:
+        return self.log.start_offset
+
+    @property
+    def hwm(self) -> int:
+        return self.replica.hwm
+
+    @property
+    def end_offset(self) -> int:
+        return self.log.end_offset
+
+    @property
+    def voters(self) -> list[int]:
+        return self.driver.voters
+
+    @property
+    def deadline(self) -> float:
+        """When `tick` has something to do."""
+        return min(self.replica.deadline, self._expiry)
+
+    def in_sync(self) -> list[int]:
+        """Replicas that were heard from lately and lag little; all of them where that is not known."""
+        if not self.is_leader:
+            return self.voters
+        heard_since = self.driver.now() - self.driver.config.election_timeout_max_ms / 1000
+        floor = self.hwm - IN_SYNC_LAG_RECORDS_MAX
+        return [
+            voter
+            for voter, (_, flushed, contact) in sorted(
+                {**self.replica.progress(), self.replica.node_id: (0, self.hwm, heard_since)}.items()
+            )
+            if contact >= heard_since and flushed >= floor
+        ]
+
+    def describe(self) -> dict[str, Any]:
+        """For the DescribeNode request and `rlog status`."""
+        progress = sorted(self.replica.progress().items()) if self.is_leader else []
+        return {
+            "topic": self.topic,
+            "partition": self.index,
+            "role": self.replica.role.value,
+            "leader": self.leader_id,
+            "generation": self.generation,
+            "start_offset": self.start_offset,
+            "hwm": self.hwm,
+            "end_offset": self.end_offset,
+            "flushed_offset": self.log.flushed_offset,
+            "followers": {
+                str(peer): {"match": match, "flushed": flushed, "lag": self.end_offset - match}
+                for peer, (match, flushed, _) in progress
+                if peer != self.replica.node_id
+            },
+            "suspect": self.replica.suspect,
+            "damage": self.log.damage,
+            "failed": self.fenced,
+        }
+
+    # ------------------------------------------------------------------------------------------- produce
+
+    def produce(self, records: Buffer, *, acks: int, deadline: float, done: ProduceDone) -> None:
+        """Append one client's batches; `done` is called exactly once, with an error perhaps at once.
+
+        records: one or more RecordBatch v2, copied before the call returns. deadline: loop seconds.
+        """
+        refusal = self._admit(records, acks)
+        if refusal is not None:
+            done(refusal)
+            return
+        try:
+            infos = check_client_batches(records, batch_bytes_max=self.driver.config.batch_bytes_max)
+            duplicate = self._find_duplicate(infos)
+        except (CorruptBatch, OutOfOrder, InvalidEpoch) as error:
+            done(_refusal_of(error))
+            return
+        if duplicate is not None:
+            self._wait(duplicate.end_offset, _Waiter(duplicate.base_offset, deadline, done))
+            self._answer_committed()
+            return
+        group = self._group
+        if group is None:
+            group = self._group = SpanBuilder(self.log.end_offset, self.replica.generation)
+        base_offset = group.end_offset
+        for info in infos:
+            group.add(records, info)
+            if info.producer_id >= 0:
+                following = (info.base_sequence + info.count) % SEQUENCES
+                self._group_sequences[info.producer_id] = (info.producer_epoch, following)
+        self._group_waiters.append((group.end_offset, _Waiter(base_offset, deadline, done)))
+        self.driver.wake(self)
+
+    def _admit(self, records: Buffer, acks: int) -> ProduceResult | None:
+        """The refusal of a request that is known not to have been appended, or None."""
+        if acks not in (-1, 0, 1):
+            return ProduceResult(codes.INVALID_REQUIRED_ACKS, message=f"acks={acks}")
+        if self.fenced is not None:
+            return ProduceResult(codes.KAFKA_STORAGE_ERROR, message=self.fenced)
+        if self.replica.role is not Role.LEADER:
+            return ProduceResult(codes.NOT_LEADER_OR_FOLLOWER)
+        queued = self.log.queued_bytes + (self._group.size if self._group is not None else 0)
+        if queued > self.driver.config.queued_bytes_max:
+            return ProduceResult(codes.NOT_ENOUGH_REPLICAS, message=f"{queued} bytes wait for the disk")
+        if not memoryview(records).nbytes:
+            return ProduceResult(codes.CORRUPT_MESSAGE, message="no record batch")
+        return None
+
+    def _find_duplicate(self, infos: list[BatchInfo]) -> Duplicate | None:
+        """Where the request is in the log already, or None when it is to be appended.
+
+        Sequences are checked against what is *appended*, the open group included. Raises OutOfOrder or
+        InvalidEpoch.
+        """
+        first, last = infos[0], infos[-1]
+        if first.producer_id < 0 and len(infos) == 1:
+            return None
+        for before, info in pairwise(infos):
+            _check_follows(before, info)
+        if first.producer_id < 0:
+            return None
+        key = (first.producer_epoch, first.base_sequence)
+        if self._group_sequences.get(first.producer_id) == key:
+            return None
+        if first.producer_id in self._group_sequences:
+            self.seal_group()
+        check = self.log.producers.check
+        found = check(first.producer_id, first.producer_epoch, first.base_sequence, first.count)
+        if not isinstance(found, Duplicate) or first is last:
+            return found if isinstance(found, Duplicate) else None
+        final = check(last.producer_id, last.producer_epoch, last.base_sequence, last.count)
+        if not isinstance(final, Duplicate):
+            raise OutOfOrder("a part of this request was appended before, and a part was not")
+        return Duplicate(found.base_offset, final.end_offset)
+
+    def seal_group(self) -> None:
+        """Append what was produced in this tick and propose it. The requests in it may now be in the log."""
+        group, self._group = self._group, None
+        if group is None:
+            return
+        span = group.build()
+
+        def propose(now: float) -> None:
+            self.log.append(span)
+            for end_offset, waiter in self._group_waiters:
+                self._wait(end_offset, waiter)
+            self._group_waiters = []
+            self._group_sequences = {}
+            self.replica.proposed(now, span.end_offset, span.size)
+
+        self._feed(propose)
+
+    def _wait(self, end_offset: int, waiter: _Waiter) -> None:
+        self._waiter_order += 1
+        heappush(self._waiters, (end_offset, self._waiter_order, waiter))
+        if waiter.deadline < self._expiry:
+            self._expiry = waiter.deadline
+            self.driver.arm(self)
+
+    def _answer_committed(self) -> None:
+        hwm, start_offset = self.replica.hwm, self.log.start_offset
+        while self._waiters and self._waiters[0][0] <= hwm:
+            waiter = heappop(self._waiters)[2]
+            waiter.answer(ProduceResult(codes.NONE, waiter.base_offset, log_start_offset=start_offset))
+
+    def _expire(self, now: float) -> None:
+        """Answer the requests whose time is up: unknown, they may still commit (SAFETY 36)."""
+        waiting = [entry for entry in self._waiters if entry[2].deadline > now]
+        expired = [entry for entry in self._waiters if entry[2].deadline <= now]
+        waiting.sort()
+        self._waiters = waiting
+        self._expiry = min((entry[2].deadline for entry in waiting), default=float("inf"))
+        for _, _, waiter in sorted(expired):
+            waiter.answer(ProduceResult(codes.REQUEST_TIMED_OUT, message="not committed in time"))
+
+    def _give_up_waiters(self, group_code: int, reason: str) -> None:
+        """Leadership ended. Nobody is told "no" about a record that any log may hold."""
+        group, self._group_waiters = self._group_waiters, []
+        self._group = None
+        self._group_sequences = {}
+        appended, self._waiters = sorted(self._waiters), []
+        self._expiry = float("inf")
+        for _, waiter in group:
+            waiter.answer(ProduceResult(group_code, message=reason))
+        for _, _, waiter in appended:
+            waiter.answer(ProduceResult(codes.REQUEST_TIMED_OUT, message=reason))
+
+    # ------------------------------------------------------------------------------------------- consume
+
+    def read(self, offset: int, bytes_max: int) -> tuple[int, list[memoryview], int]:
+        """(error code, whole committed batches from the one that holds `offset`, high-water mark)."""
+        hwm = self.replica.hwm
+        if self.fenced is not None:
+            return codes.KAFKA_STORAGE_ERROR, [], -1
+        if self.replica.role is not Role.LEADER:
+            return codes.NOT_LEADER_OR_FOLLOWER, [], -1
+        if not self.replica.serving:
+            return codes.OFFSET_NOT_AVAILABLE, [], -1
+        if not self.log.start_offset <= offset <= self.log.end_offset:
+            return codes.OFFSET_OUT_OF_RANGE, [], hwm
+        if offset >= hwm:
+            return codes.NONE, [], hwm
+        try:
+            batches = self.log.read(offset, bytes_max=bytes_max, end_max=hwm)
+            _check_holds(batches, offset)
+        except (CorruptLog, StorageFailed) as error:
+            logger.error("partition=%s cannot read offset %d: %s", self.name, offset, error)
+            return codes.KAFKA_STORAGE_ERROR, [], hwm
+        return codes.NONE, batches, hwm
+
+    def wait_hwm(self, above: int, callback: Callable[[], None]) -> HwmWait:
+        """Call back once when the high-water mark is above `above`, leadership is lost, or the node stops."""
+        wait = HwmWait(self, above, callback)
+        if self.replica.hwm > above or not self.is_leader:
+            callback()
+        else:
+            self._hwm_waits[wait] = None
+        return wait
+
+    def forget_wait(self, wait: HwmWait) -> None:
+        self._hwm_waits.pop(wait, None)
+
+    def _wake_readers(self, hwm: int | None) -> None:
+        """All of them when `hwm` is None."""
+        for wait in [wait for wait in self._hwm_waits if hwm is None or wait.above < hwm]:
+            if wait in self._hwm_waits:  # an earlier callback may have cancelled it
+                del self._hwm_waits[wait]
+                wait.callback()
+
+    # -------------------------------------------------------------------- inputs, from the node's machinery
+
+    @property
+    def accepts_input(self) -> bool:
+        return self.has_started and self.broken is None and self.log.damage is None
+
+    def tick(self, now: float) -> None:
+        if self._expiry <= now:
+            self._expire(now)
+        if self.replica.deadline <= now:
+            self._feed(self.replica.tick)
+
+    def step(self, sender: int, message: Message, span: Span | None) -> None:
+        self._feed(self.replica.step, sender, message, span=span)
+
+    def flushed(self) -> None:
+        self._feed(self.replica.flushed, self.log.flushed_offset)
+
+    def saved(self, token: int) -> None:
+        self._feed(self.replica.saved, token)
+
+    def peer_connected(self, peer: int) -> None:
+        self._feed(self.replica.peer_connected, peer)
+
+    def peer_lost(self, peer: int) -> None:
+        self._feed(self.replica.peer_lost, peer)
+
+    def leader_gone(self) -> None:
+        self._feed(self.replica.leader_gone)
+
+    def _feed(self, enter: Callable[..., None], *arguments: Any, span: Span | None = None) -> None:
+        """One input to consensus, and all that it decides. A broken invariant stops this partition only."""
+        if not self.accepts_input:
+            return
+        try:
+            enter(self.driver.now(), *arguments)
+            self.driver.carry_out(self, span)
+        except (InvariantBroken, AssertionError) as error:
+            logger.exception("partition=%s invariant broken", self.name)
+            self.invariant_broken(str(error) or repr(error))
+        except (StorageFailed, CorruptLog) as error:
+            self.storage_failed(str(error))
+
+    def storage_failed(self, reason: str) -> None:
+        """A write or fsync of this log failed: never lead or acknowledge again (SAFETY 15)."""
+        if self.fenced is None:
+            logger.error("partition=%s node=%d fenced: %s", self.name, self.replica.node_id, reason)
+            self.fenced = reason
+            self._give_up_waiters(codes.KAFKA_STORAGE_ERROR, reason)
+            self._feed(self.replica.storage_failed, reason)
+            self._wake_readers(None)
+
+    # ---------------------------------------------------------------------- effects, carried out by Driver
+
+    def hwm_moved(self, hwm: int) -> None:
+        self.log.committed(hwm)
+        self._answer_committed()
+        self._wake_readers(hwm)
+
+    def role_changed(self, role: Role, reason: str) -> None:
+        if role is not Role.LEADER:
+            self._give_up_waiters(codes.NOT_LEADER_OR_FOLLOWER, reason)
+            self._wake_readers(None)
+
+    def stop(self, reason: str) -> None:
+        """Answer everybody; nothing is taken any more."""
+        self.fenced = self.fenced or reason
+        self._give_up_waiters(codes.NOT_LEADER_OR_FOLLOWER, reason)
+        self._wake_readers(None)
+
+    def invariant_broken(self, reason: str) -> None:
+        """A bug: the partition never proceeds."""
+        if self.broken is None:
+            logger.critical("partition=%s node=%d stopped: %s", self.name, self.replica.node_id, reason)
+            self.broken = reason
+            # The group's fate is not known for certain any more: it may be half appended.
+            self.fenced = self.fenced or f"invariant broken: {reason}"
+            self._give_up_waiters(codes.REQUEST_TIMED_OUT, reason)
+            self._wake_readers(None)
+
+
+def _refusal_of(error: CorruptBatch | OutOfOrder | InvalidEpoch) -> ProduceResult:
+    if isinstance(error, BatchTooLarge):
+        code: int = codes.MESSAGE_TOO_LARGE
+    elif isinstance(error, CorruptBatch):
+        code = codes.CORRUPT_MESSAGE
+    elif isinstance(error, OutOfOrder):
+        code = codes.OUT_OF_ORDER_SEQUENCE_NUMBER
+    else:
+        code = codes.INVALID_PRODUCER_EPOCH
+    return ProduceResult(code, message=str(error))
+
+
+def _check_follows(before: BatchInfo, info: BatchInfo) -> None:
+    """Batches of one request: all of one producer and consecutive, or all of none."""
+    same_producer = (before.producer_id, before.producer_epoch) == (info.producer_id, info.producer_epoch)
+    expected = (
+        (before.base_sequence + before.count) % SEQUENCES if before.producer_id >= 0 else info.base_sequence
+    )
+    if not same_producer or info.base_sequence != expected:
+        raise OutOfOrder("the batches of one request do not follow each other")
+
+
+def _check_holds(batches: list[memoryview], offset: int) -> None:
+    """SAFETY 55: what is served holds what was asked for. Raises InvariantBroken."""
+    if batches:
+        (base_offset,) = _BASE_OFFSET.unpack_from(batches[0], 0)
+        (delta,) = _LAST_OFFSET_DELTA.unpack_from(batches[0], 23)
+        if not base_offset <= offset <= base_offset + delta:
+            raise InvariantBroken(f"a read at {offset} yields records {base_offset} to {base_offset + delta}")

@@ -1,0 +1,488 @@
+"""Connections to the other nodes: who dials, what travels where, and what happens when one breaks.
+
+Each node dials every peer twice, and sends only over the connections it dialed itself: *control* carries
+everything small, *bulk* the Appends that hold records, so that a big transfer never delays a heartbeat. Over
+a connection that was dialed to it a node only answers the Hello and the pings. So there is no tie to break
+when both ends dial at once, either end notices by itself that it cannot be heard, and each end redials on its
+own clock.
+
+A link is up when both of its connections are. While it is down, or its bulk connection has more than
+`peer_write_bytes_max` unsent, Appends are dropped, not queued: consensus sees from the replies what is
+missing and sends it again (SAFETY 45).
+
+All messages to one peer of one loop tick leave in one frame per connection.
+
+A connection that is lost is redialed at once, then with a doubling, jittered pause. When the redial of the
+control connection to a peer whose pinned uuid was seen there is *refused or reset*, nobody listens where that
+peer used to: its process is dead. Only this is a hint that a leader is gone (SAFETY 40).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Protocol, cast
+
+from rlog.config import NodeConfig, PeerAddress
+from rlog.errors import ProtocolError
+from rlog.node.identity import Identity, PeerRefusedError
+from rlog.raft.messages import Append, Message
+from rlog.wire.frames import (
+    UNKNOWN_UUID,
+    Envelope,
+    ForeignClusterError,
+    Frame,
+    FrameKind,
+    FrameReader,
+    FrameWriter,
+    cluster_hash,
+    decode_json,
+    decode_messages,
+    encode_message,
+)
+from rlog.wire.peer import BULK, CHANNELS, CONTROL, EITHER, Hello, Refusal
+
+if TYPE_CHECKING:
+    from random import Random
+
+log = logging.getLogger("rlog.node")
+
+# A connection that was not made, or on which no identities were agreed, after this long is closed.
+PATIENCE_S = 3.0
+PING_S = 1.0
+UNANSWERED_COUNT_MAX = 3
+# A connection must have lived this long for its redial to begin without a pause.
+STABLE_S = 1.0
+# How many appends of different partitions share a frame: their heads need room in it too.
+APPENDS_PER_FRAME_MAX = 512
+
+
+class PeerEvents(Protocol):
+    """What the node wants to hear. Raising ProtocolError from `received` closes the connection."""
+
+    def received(self, peer: int, envelopes: list[Envelope]) -> None: ...
+    def peer_connected(self, peer: int) -> None: ...
+    def peer_lost(self, peer: int) -> None: ...
+    def peer_gone(self, peer: int) -> None:
+        """Nobody listens any more where this peer's process was."""
+
+
+class _Connection(asyncio.BufferedProtocol):
+    """What both ends share: frames in, frames out, one reason for the end."""
+
+    def __init__(self, peers: Peers) -> None:
+        self.peers = peers
+        self.transport: asyncio.Transport | None = None
+        self.hello: Hello | None = None
+        self.reader = peers.new_reader()
+        self.writer = peers.new_writer(UNKNOWN_UUID)
+        self.closed: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
+        self._impatience: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        loop = asyncio.get_running_loop()
+        self._impatience = loop.call_later(PATIENCE_S, self.end, "no hello in time")
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self.reader.get_buffer()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        try:
+            for frame in self.reader.received(nbytes):
+                if self.closed.done() or self.transport is None or self.transport.is_closing():
+                    return
+                self._receive(frame)
+        except ProtocolError as error:
+            self.protocol_broken(error)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.cancel_impatience()
+        if not self.closed.done():
+            self.closed.set_result(exc)
+
+    def end(self, reason: str) -> None:
+        """Close, with a reason in the log."""
+        if self.transport is not None and not self.transport.is_closing():
+            peer = self.hello.node_id if self.hello is not None else "?"
+            log.warning("node=%d peer=%s connection closed: %s", self.peers.node_id, peer, reason)
+            self.transport.abort()
+
+    def write(self, buffers: Sequence[bytes | memoryview]) -> None:
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.writelines(buffers)
+
+    def cancel_impatience(self) -> None:
+        if self._impatience is not None:
+            self._impatience.cancel()
+            self._impatience = None
+
+    def check_sender(self, frame: Frame) -> Hello:
+        """SAFETY 48: each frame after the Hello is from the one who said it, and meant for this replica."""
+        if self.hello is None:
+            raise ProtocolError(f"{frame.kind.name.lower()} before the hello")
+        if (frame.sender, frame.incarnation) != (self.hello.node_id, self.hello.incarnation):
+            raise ProtocolError(
+                f"frame of node {frame.sender} incarnation {frame.incarnation}, not of the hello's"
+            )
+        if frame.target != self.peers.uuid:
+            raise ProtocolError(f"misaddressed frame: it is for replica uuid {frame.target.hex()}")
+        return self.hello
+
+    def parse_hello(self, frame: Frame) -> Hello:
+        hello = Hello.from_json(decode_json(frame))
+        if (frame.sender, frame.incarnation) != (hello.node_id, hello.incarnation):
+            raise ProtocolError("the hello contradicts its own frame")
+        if frame.target not in (UNKNOWN_UUID, self.peers.uuid):
+            raise ProtocolError(f"misaddressed hello: it is for replica uuid {frame.target.hex()}")
+        return hello
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Tell the other end why, then close."""
+        if self.transport is not None and not self.transport.is_closing():
+            log.warning("node=%d refuses a connection: %s", self.peers.node_id, refusal.reason)
+            self.transport.write(self.writer.json(FrameKind.REFUSAL, refusal.to_json()))
+            self.transport.close()
+
+    def protocol_broken(self, error: ProtocolError) -> None:
+        self.end(str(error))
+
+    def _receive(self, frame: Frame) -> None:
+        raise NotImplementedError
+
+
+class _Inbound(_Connection):
+    """A peer dialed us: it sends messages, we answer its Hello and its pings."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.peers.inbound[self] = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self.peers.inbound.pop(self, None)
+
+    def protocol_broken(self, error: ProtocolError) -> None:
+        if self.hello is None:
+            # The other end is not a peer yet; let it know, it may be a configuration to mend.
+            self.refuse(Refusal(str(error), EITHER))
+        else:
+            self.end(str(error))
+
+    def _receive(self, frame: Frame) -> None:
+        if frame.kind == FrameKind.HELLO:
+            self._greet(self.parse_hello(frame))
+            return
+        hello = self.check_sender(frame)
+        if frame.kind == FrameKind.MESSAGES:
+            self.peers.received(hello.node_id, decode_messages(frame.head, frame.payload))
+        elif frame.kind == FrameKind.PING:
+            self.write(self.writer.frame(FrameKind.PONG, b""))
+        else:
+            raise ProtocolError(f"unexpected {frame.kind.name.lower()}")
+
+    def _greet(self, hello: Hello) -> None:
+        if self.hello is not None and (self.hello.node_id, self.hello.uuid, self.hello.channel) != (
+            hello.node_id,
+            hello.uuid,
+            hello.channel,
+        ):
+            raise ProtocolError("a second hello from someone else")
+        try:
+            self.peers.identity.receive(hello, lambda: self._welcome(hello))
+        except PeerRefusedError as error:
+            self.refuse(error.refusal)
+
+    def _welcome(self, hello: Hello) -> None:
+        """The Hello is accepted, and the incarnation it names is fsynced here."""
+        first = self.hello is None
+        self.cancel_impatience()
+        self.hello = hello
+        self.writer.target = bytes.fromhex(hello.uuid)
+        if first:
+            self.peers.replace_inbound(self, hello)
+            answer = self.peers.identity.hello(target=hello.node_id, channel=hello.channel)
+            self.write([self.writer.json(FrameKind.HELLO, answer.to_json())])
+
+
+class _Outbound(_Connection):
+    """We dialed a peer: our Hello first, messages once it is answered."""
+
+    def __init__(
+        self, peers: Peers, peer: int, channel: str, established: Callable[[_Outbound], None]
+    ) -> None:
+        super().__init__(peers)
+        self.peer = peer
+        self.channel = channel
+        self._established = established
+        self._unanswered = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.say_hello()
+
+    def say_hello(self) -> None:
+        hello = self.peers.identity.hello(target=self.peer, channel=self.channel)
+        self.write([self.writer.json(FrameKind.HELLO, hello.to_json())])
+
+    def ping(self) -> None:
+        """Ask for a sign of life: TCP alone would wait for minutes for a peer that was cut off in silence."""
+        if self._unanswered == UNANSWERED_COUNT_MAX:
+            self.end(f"node {self.peer} answers no pings")
+            return
+        self._unanswered += 1
+        self.write(self.writer.frame(FrameKind.PING, b""))
+
+    def protocol_broken(self, error: ProtocolError) -> None:
+        if isinstance(error, ForeignClusterError):
+            self.peers.identity.refused_by(self.peer, Refusal(str(error), EITHER))
+        self.end(str(error))
+
+    def _receive(self, frame: Frame) -> None:
+        if frame.kind == FrameKind.REFUSAL:
+            refusal = Refusal.from_json(decode_json(frame))
+            self.peers.identity.refused_by(self.peer, refusal)
+            self.end(f"node {self.peer} refuses: {refusal.reason}")
+        elif frame.kind == FrameKind.HELLO and self.hello is None:
+            self._welcomed(self.parse_hello(frame))
+        elif frame.kind == FrameKind.PONG:
+            self.check_sender(frame)
+            self._unanswered = 0
+        else:
+            raise ProtocolError(f"unexpected {frame.kind.name.lower()}")
+
+    def _welcomed(self, hello: Hello) -> None:
+        if hello.node_id != self.peer:
+            raise ProtocolError(f"node {hello.node_id} answers where node {self.peer} was dialed")
+
+        def accepted() -> None:
+            if self.closed.done():
+                return
+            self.cancel_impatience()
+            self.hello = hello
+            self.writer.target = bytes.fromhex(hello.uuid)
+            self._established(self)
+
+        try:
+            self.peers.identity.receive(hello, accepted)
+        except PeerRefusedError as error:
+            self.end(error.refusal.reason)
+
+
+class PeerLink:
+    """Our two connections to one peer, and what leaves over them at the end of this tick."""
+
+    def __init__(self, peers: Peers, peer: int, address: PeerAddress) -> None:
+        self.peers = peers
+        self.peer = peer
+        self.address = address
+        self.connections: dict[str, _Outbound] = {}
+        self.is_up = False
+        self._seen_alive = False
+        self._control_head: list[bytes] = []
+        self._bulk_head: list[bytes] = []
+        self._bulk_payload: list[memoryview] = []
+        self._bulk_bytes = 0
+        self.dropped_appends = 0
+
+    # ------------------------------------------------------------------------------------------- sending
+
+    def send(self, partition: int, message: Message, payload: Sequence[memoryview]) -> None:
+        if not payload:
+            self._control_head.append(encode_message(partition, message))
+            return
+        size = sum(map(len, payload))
+        bulk = self.connections.get(BULK)
+        if bulk is None or self._unsent_bytes(bulk) + size > self.peers.config.peer_write_bytes_max:
+            self.dropped_appends += 1
+            return
+        full = len(self._bulk_head) >= APPENDS_PER_FRAME_MAX
+        if full or self._bulk_bytes + size > self.peers.frame_payload_bytes_max:
+            self._flush_bulk()
+        assert isinstance(message, Append)
+        self._bulk_head.append(encode_message(partition, message, size))
+        self._bulk_payload.extend(payload)
+        self._bulk_bytes += size
+
+    def flush(self) -> None:
+        """One frame per connection for all that was sent in this tick."""
+        if self._bulk_head:
+            self._flush_bulk()
+        if self._control_head:
+            head, self._control_head = b"".join(self._control_head), []
+            control = self.connections.get(CONTROL)
+            # Small messages too are dropped when the peer takes nothing: every one of them is repeated.
+            if control is not None and self._unsent_bytes(control) < self.peers.config.peer_write_bytes_max:
+                control.write(control.writer.frame(FrameKind.MESSAGES, head))
+
+    def _flush_bulk(self) -> None:
+        head, payload, size = b"".join(self._bulk_head), self._bulk_payload, self._bulk_bytes
+        self._bulk_head, self._bulk_payload, self._bulk_bytes = [], [], 0
+        bulk = self.connections.get(BULK)
+        if bulk is not None:
+            bulk.write(bulk.writer.frame(FrameKind.MESSAGES, head, payload, size))
+
+    def _unsent_bytes(self, connection: _Outbound) -> int:
+        return connection.transport.get_write_buffer_size() if connection.transport is not None else 0
+
+    # ------------------------------------------------------------------------------------------- dialing
+
+    async def keep_connected(self, channel: str) -> None:
+        """Dial, wait for the end of the connection, dial again; until cancelled."""
+        config, random = self.peers.config, self.peers.random
+        pause_s = 0.0
+        while True:
+            if pause_s:
+                await asyncio.sleep(pause_s * (0.5 + random.random() / 2))
+            dialed_at = asyncio.get_running_loop().time()
+            lived, error = await self._connect_once(channel)
+            if (
+                channel == CONTROL
+                and not lived
+                and isinstance(error, (ConnectionRefusedError, ConnectionResetError))
+            ):
+                self._nobody_listens()
+            if lived and asyncio.get_running_loop().time() - dialed_at > STABLE_S:
+                pause_s = 0.0  # A peer that restarts, or is dead: find out at once which.
+            else:
+                pause_s = min(max(2 * pause_s, config.redial_min_ms / 1000), config.redial_max_ms / 1000)
+
+    async def _connect_once(self, channel: str) -> tuple[bool, Exception | None]:
+        """(the connection was established, what ended it)."""
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                _, connection = await loop.create_connection(
+                    lambda: _Outbound(self.peers, self.peer, channel, self._established),
+                    self.address.host,
+                    self.address.port,
+                )
+        except (OSError, TimeoutError) as error:
+            return False, error
+        try:
+            error_or_none = await connection.closed
+        finally:
+            if connection.transport is not None:
+                connection.transport.abort()
+        established = self.connections.get(channel) is connection
+        if established:
+            self._lost(channel, error_or_none)
+        return established, error_or_none
+
+    def _nobody_listens(self) -> None:
+        if self._seen_alive:
+            self.peers.events.peer_gone(self.peer)
+
+    def _established(self, connection: _Outbound) -> None:
+        self.connections[connection.channel] = connection
+        self._seen_alive = True
+        if len(self.connections) == len(CHANNELS):
+            self.is_up = True
+            log.info("node=%d peer=%d connected", self.peers.node_id, self.peer)
+            self.peers.events.peer_connected(self.peer)
+
+    def _lost(self, channel: str, error: Exception | None) -> None:
+        del self.connections[channel]
+        if self.is_up:
+            self.is_up = False
+            reason = error or "closed"
+            log.info(
+                "node=%d peer=%d lost: %s connection: %s", self.peers.node_id, self.peer, channel, reason
+            )
+            self.peers.events.peer_lost(self.peer)
+        if channel == CONTROL and BULK in self.connections:
+            self.connections[BULK].end("the control connection is lost")
+
+
+class Peers:
+    """All connections of one node to the others."""
+
+    def __init__(self, config: NodeConfig, *, random: Random, events: PeerEvents) -> None:
+        self.config = config
+        self.random = random
+        self.events = events
+        self.node_id = config.node_id
+        self.identity: Identity
+        self.uuid = UNKNOWN_UUID
+        self.links: dict[int, PeerLink] = {
+            peer: PeerLink(self, peer, address) for peer, address in sorted(config.peers.items())
+        }
+        self.inbound: dict[_Inbound, None] = {}
+        # Room for the header and the heads of the messages that share the frame.
+        self.frame_payload_bytes_max = config.peer_frame_bytes_max - 32 * 1024
+        self._cluster = cluster_hash(config.cluster_id)
+        self._server: asyncio.Server | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._ping_timer: asyncio.TimerHandle | None = None
+
+    def new_reader(self) -> FrameReader:
+        return FrameReader(cluster=self._cluster, frame_bytes_max=self.config.peer_frame_bytes_max)
+
+    def new_writer(self, target: bytes) -> FrameWriter:
+        incarnation = self.identity.incarnation
+        return FrameWriter(cluster=self._cluster, sender=self.node_id, incarnation=incarnation, target=target)
+
+    async def start(self, identity: Identity) -> None:
+        """Listen and dial. Raises OSError when the address cannot be listened on."""
+        self.identity = identity
+        self.uuid = bytes.fromhex(identity.uuid)
+        loop = asyncio.get_running_loop()
+        if not self.links:
+            return
+        self._server = await loop.create_server(
+            lambda: _Inbound(self), self.config.peer_host, self.config.peer_port
+        )
+        for link in self.links.values():
+            for channel in CHANNELS:
+                self._tasks.append(loop.create_task(link.keep_connected(channel)))
+        self._ping_timer = loop.call_later(PING_S, self._ping)
+
+    async def stop(self) -> None:
+        if self._ping_timer is not None:
+            self._ping_timer.cancel()
+        if self._server is not None:
+            self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        for task in self._tasks:
+            try:
+                await task
+            except asyncio.CancelledError:
+                if not task.cancelled():
+                    raise
+        for connection in list(self.inbound):
+            if connection.transport is not None:
+                connection.transport.abort()
+
+    def announce(self) -> None:
+        """What the Hello says has changed."""
+        for link in self.links.values():
+            if CONTROL in link.connections:
+                link.connections[CONTROL].say_hello()
+
+    def flush(self) -> None:
+        for link in self.links.values():
+            link.flush()
+
+    def received(self, peer: int, envelopes: list[Envelope]) -> None:
+        # Before the pin table is confirmed nobody votes, grants or acknowledges (SAFETY 20).
+        if self.identity.confirmed:
+            self.events.received(peer, envelopes)
+
+    def replace_inbound(self, connection: _Inbound, hello: Hello) -> None:
+        """One connection per (peer, channel): an older one is of a dead process, or of a broken network."""
+        for other in list(self.inbound):
+            known = other.hello
+            if (
+                other is not connection
+                and known
+                and (known.node_id, known.channel) == (hello.node_id, hello.channel)
+            ):
+                other.end("replaced by a newer connection")
+
+    def _ping(self) -> None:
+        for link in self.links.values():
+            if CONTROL in link.connections:
+                link.connections[CONTROL].ping()
+        self._ping_timer = asyncio.get_running_loop().call_later(PING_S, self._ping)

@@ -1,0 +1,76 @@
+"""The real world for a node: uvloop, system calls, disk threads that never take the GIL, signals.
+
+Everything that simulation replaces is here (see `rlog.node.env`), and nothing else is.
+"""
+
+import asyncio
+import logging
+import signal
+import time
+from collections.abc import Callable
+from random import Random, SystemRandom
+
+import uvloop
+
+from rlog._core import DiskJob, DiskPool, Vfs
+from rlog.config import NodeConfig
+from rlog.node.env import Env
+from rlog.node.node import Node
+
+logger = logging.getLogger("rlog.node")
+
+
+class PoolExecutor:
+    """Disk jobs on native threads; their completions reach the loop through one eventfd. See DiskExecutor."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, *, threads: int, queued_jobs_max: int) -> None:
+        self._loop = loop
+        self._pool = DiskPool(threads, queued_jobs_max=queued_jobs_max)
+        self._callbacks: dict[DiskJob, Callable[[DiskJob], None]] = {}
+        loop.add_reader(self._pool.fileno(), self._drain)
+
+    def submit(self, job: DiskJob, done: Callable[[DiskJob], None]) -> None:
+        self._callbacks[job] = done
+        self._pool.submit(job)
+
+    def _drain(self) -> None:
+        for job in self._pool.drain():
+            self._callbacks.pop(job)(job)
+
+    def close(self) -> None:
+        self._loop.remove_reader(self._pool.fileno())
+        self._pool.close()
+        self._callbacks.clear()
+
+
+def open_env(config: NodeConfig) -> Env:
+    """An Env on the running loop. Call `env.disk.close()` when the node has stopped."""
+    # One job in flight per log, one for meta, one for the watermarks.
+    jobs_max = len(config.partitions) + 2
+    return Env(
+        vfs=Vfs.system(),
+        disk=PoolExecutor(asyncio.get_running_loop(), threads=config.disk_threads, queued_jobs_max=jobs_max),
+        random=Random(SystemRandom().getrandbits(128)),
+        wall_clock_ms=lambda: time.time_ns() // 1_000_000,
+    )
+
+
+async def serve(config: NodeConfig, *, ready: Callable[[Node], None] | None = None) -> None:
+    """Run a node until SIGTERM or SIGINT. `ready` is called once it listens. Raises what it failed of."""
+    loop = asyncio.get_running_loop()
+    env = open_env(config)
+    node = Node(config, env)
+    try:
+        await node.start()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, node.stop_soon)
+        if ready is not None:
+            ready(node)
+        await node.wait_closed()
+    finally:
+        env.disk.close()
+
+
+def run(config: NodeConfig, *, ready: Callable[[Node], None] | None = None) -> None:
+    """`serve` on a uvloop of its own: the whole life of a node process."""
+    uvloop.run(serve(config, ready=ready))
