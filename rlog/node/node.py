@@ -22,6 +22,7 @@ from rlog.node.driver import Driver
 from rlog.node.env import Env
 from rlog.node.flusher import Flusher
 from rlog.node.identity import Identity
+from rlog.node.kafka_server import KafkaServer
 from rlog.node.partition import Partition
 from rlog.node.peers import Peers
 from rlog.raft.messages import Append
@@ -54,6 +55,7 @@ class Node:
         self._timer_count = 0
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = inf
+        self.door: KafkaServer
         self._watermark_timer: asyncio.TimerHandle | None = None
         self._stopping: asyncio.Task[None] | None = None
         self._stopped = asyncio.Event()
@@ -98,6 +100,7 @@ class Node:
             confirmed_now=self._begin_consensus,
             failed=self._fail,
         )
+        self.door = KafkaServer(self)
         driver = Driver(
             self.config,
             meta=self.storage.meta,
@@ -123,6 +126,7 @@ class Node:
 
     async def _open(self) -> None:
         await self.peers.start(self.identity)
+        await self.door.start()
         if self.identity.confirmed:
             self._begin_consensus()
         self.identity.start()
@@ -200,10 +204,11 @@ class Node:
         for timer in (self._timer, self._watermark_timer):
             if timer is not None:
                 timer.cancel()
-        await self.peers.stop()
         for partition in self._numbered:
             partition.stop("the node stops")
             partition.has_started = False
+        await self.door.stop()
+        await self.peers.stop()
         if self.failure is None:
             for partition in self._numbered:
                 self._flusher.flush(partition)
