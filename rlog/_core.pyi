@@ -1,7 +1,7 @@
 """Types of the native core. Filled in by section as the native code lands."""
 
-from collections.abc import Iterable
-from typing import Literal, final
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, final
 
 from typing_extensions import Buffer
 
@@ -256,3 +256,133 @@ class SpanBuilder:
         """
     def build(self) -> Span:
         """The span of everything added. Raises ValueError when nothing was, or it was built already."""
+
+# --- storage: native/vfs.pxi, native/disk.pxi, native/segment.pxi -------------------------------------------
+
+@final
+class Vfs:
+    """A table of file functions. `target` of `Vfs.of` is a `rlog.testing.disk.Disk`. Methods raise OSError.
+
+    They block: for start-up and reads. `DiskJob` is the way that needs no GIL.
+    """
+
+    @staticmethod
+    def system() -> Vfs: ...
+    @staticmethod
+    def of(target: object) -> Vfs: ...
+    def open(self, path: str, *, new: bool = False) -> File:
+        """Open for reading and writing. `new`: create it, or empty what a crash left there."""
+    def rename(self, source: str, target: str) -> None: ...
+    def unlink(self, path: str) -> None: ...
+    def mkdir(self, path: str) -> None: ...
+    def fsync_dir(self, path: str) -> None: ...
+    def lock(self, path: str) -> File:
+        """Open, creating, and lock for this process; BlockingIOError when another one holds it."""
+    def listdir(self, path: str) -> list[str]:
+        """The names in a directory, sorted."""
+
+@final
+class File:
+    """An open file of a Vfs, or one that a DiskJob will open. Closed when closed or forgotten."""
+
+    def __init__(self, vfs: Vfs, path: str) -> None: ...
+    @property
+    def path(self) -> str: ...
+    @property
+    def is_open(self) -> bool: ...
+    def pread(self, length: int, offset: int) -> bytes:
+        """Up to `length` bytes at `offset`; less only at the end of the file."""
+    def pwrite(self, data: Buffer, offset: int) -> None: ...
+    def fdatasync(self) -> None: ...
+    def fsync(self) -> None: ...
+    def size(self) -> int: ...
+    def fallocate(self, length: int) -> None: ...
+    def close(self) -> None: ...
+
+@final
+class DiskJob:
+    """An ordered list of file operations: build it, then `run()` it or `step()` through it, once.
+
+    `error`: 0, or the errno of `error_operation`; nothing after that operation was done.
+    """
+
+    tag: Any
+    def __init__(self, vfs: Vfs) -> None: ...
+    def create(self, file: File) -> None:
+        """Create `file` (or empty what a crash left under its name) and open it."""
+    def fallocate(self, file: File, length: int) -> None: ...
+    def write(self, file: File, offset: int, buffers: Sequence[Buffer], *, batches: bool = False) -> None:
+        """One vectored write, without copies. `batches`: they are whole batches of a log."""
+    def zero(self, file: File, offset: int, length: int) -> None: ...
+    def fdatasync(self, file: File) -> None: ...
+    def fsync(self, file: File) -> None: ...
+    def sync_if_sparse(self, file: File) -> None:
+        """Fdatasync `file` if the batches written could pass for torn later (SAFETY 19)."""
+    def rename(self, source: str, target: str) -> None: ...
+    def unlink(self, path: str) -> None: ...
+    def fsync_dir(self, path: str) -> None: ...
+    def run(self) -> None:
+        """Execute everything on this thread, without the GIL."""
+    def step(self) -> bool:
+        """Execute one operation; True while there is another one to do."""
+    def __len__(self) -> int: ...
+    def operation(self, index: int) -> str: ...
+    @property
+    def error(self) -> int: ...
+    @property
+    def error_operation(self) -> str: ...
+    @property
+    def finished(self) -> bool: ...
+
+@final
+class DiskPool:
+    """Threads that run DiskJobs and never take the GIL; `fileno()` is readable when jobs completed."""
+
+    def __init__(self, threads: int = 2, *, queued_jobs_max: int = 4096) -> None: ...
+    @property
+    def pending(self) -> int:
+        """Jobs submitted and not drained yet."""
+    def fileno(self) -> int: ...
+    def submit(self, job: DiskJob) -> None:
+        """RuntimeError when the queue is full, the pool is closed, or the job was submitted before."""
+    def drain(self) -> list[DiskJob]:
+        """The jobs that completed since the last call, in that order. Never blocks."""
+    def close(self) -> None:
+        """Finish what is queued and end the threads; `drain()` still gives the completions."""
+
+@final
+class SegmentIndex:
+    """Where batches start in one segment: (offset, position), at least `interval_bytes` apart, rising."""
+
+    def __init__(self, interval_bytes: int = 4096) -> None: ...
+    @property
+    def interval_bytes(self) -> int: ...
+    def __len__(self) -> int: ...
+    def add(self, span: Span, position: int) -> None: ...
+    def find(self, offset: int) -> tuple[int, int] | None: ...
+    def cut(self, offset: int) -> None: ...
+    def to_bytes(self) -> bytes: ...
+    @staticmethod
+    def from_bytes(data: Buffer, interval_bytes: int = 4096) -> SegmentIndex:
+        """ValueError when the entries do not rise."""
+
+def scan_batches(
+    data: Buffer,
+    position: int,
+    offset: int,
+    generation: int,
+    offset_end: int,
+    index: SegmentIndex | None,
+    producers: list[tuple[int, int, int, int, int, int, int]] | None,
+) -> tuple[int, int]:
+    """Walk over good batches of one generation; (position, offset) reached."""
+
+def find_batches(
+    data: Buffer, offset: int, start: int, generation: int, bytes_max: int, end_max: int
+) -> tuple[int, int, int, int]:
+    """(first, last, end_offset, missing) of a read from disk. Raises CorruptBatch."""
+
+def judge_tail(
+    data: Buffer, position: int, offset: int, round_bytes_max: int
+) -> Literal["end", "torn", "later", "unknown"]:
+    """What the bytes of an active segment prove about its end at (position, offset) (SAFETY 19)."""

@@ -37,10 +37,11 @@ from cpython.bytes cimport (
 )
 from cpython.memoryview cimport PyMemoryView_FromMemory, PyMemoryView_FromObject
 from cpython.object cimport PyObject
-from cpython.ref cimport Py_DECREF, Py_XDECREF
+from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF
+from libc.errno cimport EINTR, EIO, ENOSPC, errno
 from libc.stdint cimport INT32_MAX, INT64_MAX, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport free, realloc
-from libc.string cimport memcpy
+from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.string cimport memchr, memcmp, memcpy, memset
 
 cimport cython
 
@@ -50,3 +51,6 @@ include "native/batch.pxi"
 include "native/records.pxi"
 include "native/builder.pxi"
 include "native/span.pxi"
+include "native/vfs.pxi"
+include "native/disk.pxi"
+include "native/segment.pxi"

@@ -151,6 +151,27 @@ class ProducerTable:
                 if len(self._undo) > self._undo_max:
                     self._undo_start = self._undo.popleft().base_offset + 1
 
+    def batches(self) -> list[ProducerBatch]:
+        """Remembered batches in the order of the log: fed to a new table's appended(), they give an equal
+        one.
+
+        Their max_timestamp is -1. Nothing of how to undo them is kept.
+        """
+        remembered = [
+            (
+                producer_id,
+                producer.epoch,
+                batch.base_sequence,
+                batch.last_sequence,
+                batch.base_offset,
+                batch.end_offset - 1,
+                -1,
+            )
+            for producer_id, producer in self._producers.items()
+            for batch in producer.batches
+        ]
+        return sorted(remembered, key=lambda batch: batch[4])
+
     def committed(self, hwm: int) -> None:
         """Nothing below `hwm` will be cut any more: undo steps for it go."""
         self._hwm = max(self._hwm, hwm)
