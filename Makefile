@@ -41,7 +41,7 @@ mutants: $(VENV)/.test
 bench: $(VENV)/.run
 	$(BIN)/python -m benchmarks $(ARGS)
 
-examples: $(VENV)/.run
+examples: $(VENV)/.test
 	$(BIN)/python -m examples
 
 lint: $(VENV)/.test

@@ -1,0 +1,119 @@
+"""`rlog serve`: one node, until SIGTERM or Ctrl-C."""
+
+import asyncio
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from rlog.cli.describe import split_address
+from rlog.cli.exits import errors_as_exits
+from rlog.config import NodeConfig, load_config, parse_topic
+from rlog.errors import ConfigurationError
+from rlog.node import production
+from rlog.node.node import Node
+
+STDIN = 0
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+@click.command(name="serve")
+@click.option("--config", "config_path", type=click.Path(path_type=Path), help="A TOML file.")
+@click.option("--cluster-id", help="The cluster's name, the same on all its nodes.")
+@click.option("--node-id", type=int, help="This node's number in the cluster, 1 or above.")
+@click.option("--data-dir", help="Where this node stores; its own, on a local disk.")
+@click.option("--listen", metavar="HOST:PORT", help="Where Kafka clients connect.")
+@click.option("--advertise", metavar="HOST:PORT", help="Where clients are told to connect, if elsewhere.")
+@click.option("--peer-listen", metavar="HOST:PORT", help="Where the other nodes connect.")
+@click.option("--peer", "peers", multiple=True, metavar="ID=HOST:PORT,KAFKAHOST:PORT",
+              help="Another node: where it listens to nodes, and to clients. One for each.")  # fmt: skip
+@click.option("--topic", "topics", multiple=True, metavar="NAME:PARTITIONS", help="A topic; may be repeated.")
+@click.option("--log-level", default="info", type=click.Choice(["debug", "info", "warning", "error"]))
+@click.option("--stop-on-eof", is_flag=True, help="End, in order, when standard input closes.")
+def command(config_path: Path | None, log_level: str, stop_on_eof: bool, **flags: Any) -> None:
+    """Run one node. Flags win over RLOG_* environment variables, those over the file.
+
+    Ends with 0 after SIGTERM or Ctrl-C, 2 when the configuration is wrong, 4 when the data directory is
+    refused or the disk fails.
+    """
+    logging.basicConfig(stream=sys.stderr, level=log_level.upper(), format=LOG_FORMAT)
+    with errors_as_exits():
+        config = load_config(config_path, **overrides(**flags))
+        run(config, stop_on_eof=stop_on_eof)
+
+
+def overrides(
+    *,
+    cluster_id: str | None,
+    node_id: int | None,
+    data_dir: str | None,
+    listen: str | None,
+    advertise: str | None,
+    peer_listen: str | None,
+    peers: tuple[str, ...],
+    topics: tuple[str, ...],
+) -> dict[str, Any]:
+    """The settings that the flags name; None where a flag is absent. Raises ConfigurationError."""
+    listen_host, listen_port = _address("--listen", listen)
+    advertised_host, advertised_port = _address("--advertise", advertise)
+    peer_host, peer_port = _address("--peer-listen", peer_listen)
+    return {
+        "cluster_id": cluster_id,
+        "node_id": node_id,
+        "data_dir": data_dir,
+        "listen_host": listen_host,
+        "listen_port": listen_port,
+        "advertised_host": advertised_host,
+        "advertised_port": advertised_port,
+        "peer_host": peer_host,
+        "peer_port": peer_port,
+        "peers": dict(_peer(peer) for peer in peers) or None,
+        "topics": dict(parse_topic(topic) for topic in topics) or None,
+    }
+
+
+def _address(flag: str, text: str | None) -> tuple[str, int] | tuple[None, None]:
+    return _split(flag, text) if text is not None else (None, None)
+
+
+def _split(flag: str, text: str) -> tuple[str, int]:
+    try:
+        return split_address(text)
+    except ValueError as error:
+        raise ConfigurationError(f"{flag}: {error}") from error
+
+
+def _peer(text: str) -> tuple[str, dict[str, str | int]]:
+    node_id, _, addresses = text.partition("=")
+    parts = addresses.split(",")
+    if not node_id.isdigit() or len(parts) != 2:
+        raise ConfigurationError(
+            f"--peer {text!r}: write ID=HOST:PORT,KAFKAHOST:PORT, for example 2=10.0.0.2:9192,10.0.0.2:9092"
+        )
+    (host, port), (kafka_host, kafka_port) = (_split("--peer", part) for part in parts)
+    return node_id, {"host": host, "port": port, "kafka_host": kafka_host, "kafka_port": kafka_port}
+
+
+def run(config: NodeConfig, *, stop_on_eof: bool) -> None:
+    """The node's whole life, until it is asked to end. Raises what it failed of."""
+    try:
+        production.run(config, ready=_stop_at_end_of_input if stop_on_eof else None)
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot listen on {config.listen_host}:{config.listen_port} (clients) and "
+            f"{config.peer_host}:{config.peer_port} (nodes): {error.strerror or error}"
+        ) from error
+
+
+def _stop_at_end_of_input(node: Node) -> None:
+    loop = asyncio.get_running_loop()
+
+    def on_input() -> None:
+        if not os.read(STDIN, 4096):
+            loop.remove_reader(STDIN)
+            node.stop_soon()
+
+    loop.add_reader(STDIN, on_input)

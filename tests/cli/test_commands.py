@@ -1,0 +1,144 @@
+"""The commands as processes: what they print, how they end, and what they leave behind."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from tests.harness import wait_for
+
+RLOG = [sys.executable, "-m", "rlog"]
+TIMEOUT_S = 60
+
+
+def rlog(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*RLOG, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        env={**os.environ, **environment},
+        check=False,
+    )
+
+
+@contextmanager
+def running(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """The command in the background, killed on leaving if it still runs."""
+    process = subprocess.Popen([*RLOG, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def node_pids(directory: Path) -> list[int]:
+    """Processes whose command line names a configuration in `directory`."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError):
+            if entry.name.isdigit() and str(directory / "node-").encode() in (entry / "cmdline").read_bytes():
+                found.append(int(entry.name))
+    return found
+
+
+def ready_line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    assert line, f"ended with {process.wait(5)}: {process.stderr.read() if process.stderr else ''}"
+    return line.strip()
+
+
+def test_help_names_every_command() -> None:
+    done = rlog("--help")
+    assert done.returncode == 0
+    assert all(command in done.stdout for command in ("serve", "dev", "status", "demo"))
+
+
+def test_a_misspelt_setting_is_refused_with_the_right_one(tmp_path: Path) -> None:
+    path = tmp_path / "node.toml"
+    path.write_text('cluster_id = "c"\nnode_id = 1\ndata_dir = "d"\nlisten_prot = 9092\n')
+    done = rlog("serve", "--config", str(path))
+    assert done.returncode == 2
+    assert "listen_port" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_busy_port_is_named(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = rlog("dev", "--port", str(port), "--data", str(tmp_path))
+        assert done.returncode == 2
+        assert f"port {port} is in use" in done.stderr
+        served = rlog("serve", "--cluster-id", "c", "--node-id", "1", "--data-dir", str(tmp_path / "1"),
+                      "--listen", f"127.0.0.1:{port}", "--peer-listen", "127.0.0.1:0")  # fmt: skip
+        assert served.returncode == 2
+        assert str(port) in served.stderr
+        assert "Traceback" not in served.stderr
+
+
+def test_status_of_nothing_says_so() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+        done = rlog("status", "--bootstrap", address, "--json")
+    assert done.returncode == 3
+    assert list(json.loads(done.stdout)["silent"]) == [address]
+
+
+def test_dev_prints_one_line_serves_and_ends_clean(tmp_path: Path) -> None:
+    with running("dev", "--port", "0", "--data", str(tmp_path), "--topic", "orders:2") as dev:
+        line = ready_line(dev)
+        name, bootstrap = line.split("=")
+        assert name == "ready bootstrap"
+        assert len(bootstrap.split(",")) == 3
+        assert len(node_pids(tmp_path)) == 3
+
+        status = rlog("status", "--bootstrap", bootstrap, "--json")
+        assert status.returncode == 0, status.stderr
+        partitions = json.loads(status.stdout)["partitions"]
+        assert [(each["topic"], each["partition"]) for each in partitions] == [("orders", 0), ("orders", 1)]
+        for each in partitions:
+            assert each["leader"] in (1, 2, 3)
+            assert sorted(replica["role"] for replica in each["replicas"]) == [
+                "follower",
+                "follower",
+                "leader",
+            ]
+            assert all(replica["lag"] == 0 for replica in each["replicas"])
+        table = rlog("status", "--bootstrap", bootstrap)
+        assert table.returncode == 0
+        assert "orders-0" in table.stdout
+
+        dev.send_signal(signal.SIGTERM)
+        rest, complaints = dev.communicate(timeout=TIMEOUT_S)
+        assert dev.returncode == 0, complaints
+        assert rest == ""
+    assert node_pids(tmp_path) == []
+
+
+def test_dev_starts_again_on_the_data_it_left(tmp_path: Path) -> None:
+    for _ in range(2):
+        with running("dev", "--port", "0", "--data", str(tmp_path), "--topic", "orders:1") as dev:
+            assert ready_line(dev).startswith("ready bootstrap=")
+            dev.send_signal(signal.SIGINT)
+            dev.communicate(timeout=TIMEOUT_S)
+            assert dev.returncode == 0
+
+
+def test_the_nodes_end_with_a_killed_dev(tmp_path: Path) -> None:
+    with running("dev", "--port", "0", "--data", str(tmp_path)) as dev:
+        ready_line(dev)
+        assert len(node_pids(tmp_path)) == 3
+        dev.kill()
+        dev.wait(TIMEOUT_S)
+    wait_for(lambda: node_pids(tmp_path) == [], "the nodes end when nobody holds their pipe")
+    assert node_pids(tmp_path) == []
