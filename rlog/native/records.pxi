@@ -240,18 +240,17 @@ cdef class Decoder:
     cdef list out
     cdef str topic              # None: bare values are wanted
     cdef int partition
-    cdef int64_t from_offset
+    cdef int64_t next_offset    # what is wanted next; every offset in `out` is below it, and they ascend
     cdef int64_t decompressed_bytes_max
     cdef bint verify
     cdef tuple no_headers
 
-    cdef int64_t decode(self, object data) except -1:
-        """Decode all whole batches of `data`; returns the offset to go on from."""
+    cdef int decode(self, object data) except -1:
+        """Decode all whole batches of `data`."""
         cdef Py_buffer view
         cdef BatchHeader header
         cdef const uint8_t* batch
         cdef int64_t position = 0
-        cdef int64_t next_offset = self.from_offset
         cdef Fault fault
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
         try:
@@ -262,18 +261,18 @@ cdef class Decoder:
                     break
                 if fault == FAULT_NONE:
                     fault = check_stamp(&header)
-                if fault == FAULT_NONE and batch_end(&header) > next_offset:
+                if fault == FAULT_NONE and batch_end(&header) > self.next_offset:
                     if self.verify:
                         fault = check_crc(batch, &header)
                     if fault == FAULT_NONE and not header.attributes & CONTROL_BIT:
                         fault = self.take_batch(batch, &header, position)
-                    next_offset = batch_end(&header)
+                    self.next_offset = batch_end(&header)
                 if fault != FAULT_NONE:
                     raise corrupt(fault, position)
                 position += header.size
         finally:
             PyBuffer_Release(&view)
-        return next_offset
+        return 0
 
     cdef Fault take_batch(self, const uint8_t* batch, const BatchHeader* header, int64_t position) except *:
         cdef const uint8_t* records = batch + HEADER_SIZE
@@ -291,10 +290,12 @@ cdef class Decoder:
     cdef Fault take_records(self, const uint8_t* data, const uint8_t* end, const BatchHeader* header) except *:
         cdef RecordView view
         cdef int32_t last_delta = -1
-        cdef int64_t delta_min = max(0, self.from_offset - header.base_offset)
+        cdef int64_t delta_min = 0
         cdef bint values_only = self.topic is None
         cdef list out = self.out
         cdef int32_t index
+        if self.next_offset > header.base_offset:
+            delta_min = self.next_offset - header.base_offset
         for index in range(header.count):
             if not read_record(data, end, &view):
                 return FAULT_RECORDS
@@ -331,7 +332,7 @@ cdef Decoder decoder_of(str topic, int partition, int64_t from_offset, bint veri
     decoder.out = []
     decoder.topic = topic
     decoder.partition = partition
-    decoder.from_offset = from_offset
+    decoder.next_offset = from_offset
     decoder.verify = verify
     decoder.decompressed_bytes_max = decompressed_bytes_max
     decoder.no_headers = ()
@@ -353,5 +354,5 @@ def decode_values(
 ):
     """As decode_records, the bare values only; and the offset to fetch from next."""
     cdef Decoder decoder = decoder_of(None, 0, from_offset, verify, decompressed_bytes_max)
-    next_offset = decoder.decode(data)
-    return decoder.out, next_offset
+    decoder.decode(data)
+    return decoder.out, decoder.next_offset
