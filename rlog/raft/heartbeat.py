@@ -87,9 +87,8 @@ def heard(state: State, sender: int, message: Heartbeat) -> None:
 def answered(state: State, now: float, sender: int, reply: HeartbeatReply) -> None:
     """Leader: a follower lives. What it holds tells whether something sent to it was lost (SAFETY 45)."""
     replication.answered(state, now, sender, reply)
-    if state.is_stopped or not reply.accepted:
+    if state.is_stopped or not reply.accepted or reply.round != state.round:
         return
     progress = state.progress[sender]
-    lags_round = reply.round == state.round and reply.match_offset < progress.round_offset
-    if lags_round or not progress.replicating:
+    if progress.replicating and reply.match_offset < progress.round_offset:
         replication.probe(state, sender)

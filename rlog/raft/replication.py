@@ -70,7 +70,11 @@ def answered(state: State, now: float, sender: int, reply: AppendReply | Heartbe
         progress.accepted(reply.match_offset, reply.flushed_offset)
         if progress.flushed_offset > flushed_before:
             high_water_mark.count(state)
-        replicate(state, sender, progress)
+        if progress.replicating:
+            replicate(state, sender, progress)
+        else:
+            # It holds less than was asked about, and did not refuse: the probe was lost, or is on its way.
+            probe(state, sender)
         return
     offset = state.table.probe_after(reply.conflict_offset, reply.conflict_generation, state.end_offset)
     progress.probe(max(offset, state.start_offset))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 
 from rlog.raft.effects import Role
-from tests.raft.model import Batch, Envelope, Node, World
+from tests.raft.model import Batch, Envelope, ModelLog, Node, World
 
 EVENTS_MAX = 200_000
 
@@ -29,14 +29,20 @@ class Weather:
     resets: float = 0.3
     hints: float = 0.2
     proposals: float = 40.0
+    # Disk errors; and tails that rot in a crash, of a minority.
+    errors: float = 0.02
+    rot: float = 0.1
 
 
-FAIR = Weather(drop=0, double=0, late=0, disk_late=0, crashes=0, partitions=0, resets=0, hints=0)
+FAIR = Weather(
+    drop=0, double=0, late=0, disk_late=0, crashes=0, partitions=0, resets=0, hints=0, errors=0, rot=0
+)
 WEATHERS = {
     "rain": Weather(),
     "storm": Weather(drop=0.1, double=0.1, late=0.1, delay_s=0.05, disk_s=0.05, crashes=0.5, partitions=0.5),
     "slow disks": Weather(drop=0, disk_s=0.2, disk_late=0.3, crashes=0.4),
     "crashes": Weather(crashes=1.5, partitions=0.1),
+    "bad disks": Weather(crashes=0.6, errors=0.3, rot=0.7),
     "resets under a live leader": Weather(resets=3.0, hints=2.0, crashes=0.05),
 }
 
@@ -59,6 +65,7 @@ class ChanceWorld(World):
             ("partitions", self.part),
             ("resets", self.reset),
             ("hints", self.hint),
+            ("errors", self.fail_disk),
             ("proposals", self.propose_somewhere),
         ):
             self.repeat(rate, fault)
@@ -135,7 +142,7 @@ class ChanceWorld(World):
         replica, log = node.alive, node.log
 
         def done() -> None:
-            if node.replica is replica:
+            if node.replica is replica and not log.is_failed:
                 self.finish_flush(node)
                 self.on_write(node)
 
@@ -151,7 +158,11 @@ class ChanceWorld(World):
         up = self.up()
         if not up:
             return
-        node = self.random.choice(up)
+        leaders = [node for node in up if node.alive.role is Role.LEADER]
+        node = self.random.choice(leaders if leaders and self.random.random() < 0.5 else up)
+        self.crash_down(node)
+
+    def crash_down(self, node: Node) -> None:
         self.crash_count += 1
         # What was under way to the disk may have arrived, or not; the process never knew.
         if node.unsaved and self.random.random() < 0.5:
@@ -161,6 +172,16 @@ class ChanceWorld(World):
             # What is on disk and not being replaced stays there.
             kept = len(common_start(node.log.disk, written))
             node.log.disk = written[: self.random.randint(kept, len(written))]
+        suspects = sum(each.suspect for each in self.nodes.values())
+        if (
+            node.log.disk
+            and self.random.random() < self.weather.rot
+            and suspects < (len(self.voters) - 1) // 2
+        ):
+            kept = self.random.randrange(max(0, len(node.log.disk) - 10), len(node.log.disk))
+            node.rotten += node.log.disk[kept:]
+            node.log.disk = node.log.disk[:kept]
+            node.suspect = True
         self.lost_batches += len([batch for batch in node.log.batches if batch not in node.log.disk])
         self.crash(node)
         self.after(self.random.uniform(0, 2), lambda: self.restart(node))
@@ -174,6 +195,19 @@ class ChanceWorld(World):
                     other.alive.peer_lost(self.now, node.node_id)
                     other.alive.peer_connected(self.now, node.node_id)
                     self.settle(other)
+
+    def fail_disk(self) -> None:
+        """The first error is final; the node is restarted some time later."""
+        if up := [node for node in self.up() if not node.log.is_failed]:
+            node = self.random.choice(up)
+            node.log.is_failed = True
+            node.alive.storage_failed(self.now, "EIO")
+            self.settle(node)
+            self.after(self.random.uniform(0.5, 3), lambda: self.replace_disk(node, node.log))
+
+    def replace_disk(self, node: Node, log: ModelLog) -> None:
+        if node.log is log and node.replica is not None:
+            self.crash_down(node)
 
     def part(self) -> None:
         """Cut some directed links, for a while."""
@@ -213,6 +247,8 @@ class ChanceWorld(World):
         self.weather = FAIR
         self.cuts.clear()
         for node in self.nodes.values():
+            if node.log.is_failed and node.replica is not None:
+                self.crash_down(node)
             self.restart(node)
 
 

@@ -56,6 +56,8 @@ class ModelLog:
         self.cut_counter = 0
         # (the batches that it writes, cut counter) of the flush under way.
         self.job: tuple[list[Batch], int] | None = None
+        # The first error is final: nothing is flushed any more (SAFETY 15).
+        self.is_failed = False
 
     @property
     def end_offset(self) -> int:
@@ -102,7 +104,7 @@ class ModelLog:
         return removed
 
     def start_flush(self) -> bool:
-        if self.job is not None or self.flushed_offset == self.end_offset:
+        if self.is_failed or self.job is not None or self.flushed_offset == self.end_offset:
             return False
         self.job = (list(self.batches), self.cut_counter)
         return True
@@ -129,6 +131,8 @@ class Node:
     vote: tuple[int, int] = (0, 0)
     unsaved: list[SaveVote] = field(default_factory=list)
     suspect: bool = False
+    # What was on its disk, flushed and perhaps acknowledged, until it rotted (SAFETY 19).
+    rotten: list[Batch] = field(default_factory=list)
 
     @property
     def alive(self) -> Replica:
@@ -346,7 +350,9 @@ class World:
         if len(mine) > known:
             assert replica.role is Role.LEADER, "a follower knows a commit before its leader"
             for batch in mine[known:]:
-                holders = [each for each in self.nodes.values() if batch in each.log.disk]
+                holders = [
+                    each for each in self.nodes.values() if batch in each.log.disk or batch in each.rotten
+                ]
                 assert len(holders) >= majority(len(self.voters)), f"{batch} is flushed on {len(holders)}"
             self.committed.extend(mine[known:])
         if replica.role is Role.LEADER:
