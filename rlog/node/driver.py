@@ -29,12 +29,23 @@ from rlog.raft.messages import Append
 if TYPE_CHECKING:
     from rlog._core import Span
     from rlog.config import NodeConfig
+    from rlog.log.log import PartitionLog
     from rlog.log.meta import Meta
     from rlog.node.flusher import Flusher
     from rlog.node.partition import Partition
     from rlog.node.peers import Peers
 
 logger = logging.getLogger("rlog.node")
+
+
+class Boundaries:
+    """What consensus may ask of a log: rlog.raft.state.LogReader."""
+
+    def __init__(self, log: PartitionLog) -> None:
+        self._log = log
+
+    def boundary(self, start: int, *, bytes_max: int, end_max: int) -> int:
+        return self._log.boundary(start, bytes_max=bytes_max, end_max=end_max, one_generation=True)
 
 
 class Driver:

@@ -6,7 +6,6 @@ first error of a log is final for that log (SAFETY 15), the first of meta for th
 """
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Callable
 
@@ -15,8 +14,6 @@ from rlog.errors import StorageFailed
 from rlog.log.storage import Storage
 from rlog.node.env import DiskExecutor
 from rlog.node.partition import Partition
-
-logger = logging.getLogger("rlog.node")
 
 
 class Flusher:
@@ -106,9 +103,12 @@ class Flusher:
 
     def _watermarks_done(self, job: DiskJob) -> None:
         self._watermarks_in_flight = False
-        if job.error:
-            # Watermarks may be lost at any time (SAFETY 52); recovery then reads and trusts less.
-            logger.warning("watermark sync failed: errno %d", job.error)
+        try:
+            self._storage.watermark_done(job)
+        except StorageFailed as error:
+            # Every round of every log writes there: none of them can be trusted to recover any more.
+            self._stopped = True
+            self._failed(error)
 
     def _submit(self, job: DiskJob, done: Callable[[DiskJob], None]) -> None:
         self.in_flight_count += 1

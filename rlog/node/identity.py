@@ -36,12 +36,16 @@ log = logging.getLogger("rlog.node")
 class PinStore(Protocol):
     """What identity needs of `rlog.log.meta.Meta`. Each save returns the sequence to wait for."""
 
-    replica_uuid: str
-    incarnation: int
-    pins: dict[int, str]
-    pins_confirmed: bool
-    peer_incarnations: dict[int, int]
-
+    @property
+    def replica_uuid(self) -> str: ...
+    @property
+    def incarnation(self) -> int: ...
+    @property
+    def pins(self) -> dict[int, str]: ...
+    @property
+    def pins_confirmed(self) -> bool: ...
+    @property
+    def peer_incarnations(self) -> dict[int, int]: ...
     def save_pins(self, pins: dict[int, str]) -> int: ...
     def confirm_pins(self) -> int: ...
     def save_peer_incarnation(self, node_id: int, incarnation: int) -> int: ...
@@ -91,7 +95,7 @@ class Identity:
         self._saving = False
         self._heard: dict[int, Hello] = {}
         self._objections: dict[int, str] = {}
-        self._agreed_with_majority = False
+        self._agreed: dict[int, None] = {}  # peers that accepted us as we accepted them
 
     def start(self) -> None:
         """Call once, when the loop runs. Raises DataDirectoryError when the directory is another node's."""
@@ -117,10 +121,10 @@ class Identity:
             pins_confirmed=self.confirmed,
         )
 
-    def receive(self, hello: Hello, accepted: Callable[[], None]) -> None:
-        """Judge a peer's Hello; `accepted` is called when it may be answered, at once or after an fsync.
+    def receive(self, hello: Hello, accepted: Callable[[], None], *, is_answer: bool = False) -> None:
+        """Judge a peer's Hello; `accepted` is called when it counts, at once or after an fsync.
 
-        Raises PeerRefusedError.
+        is_answer: it answers ours, so the peer accepts us. Raises PeerRefusedError.
         """
         refusal = self._judge(hello)
         if refusal is not None:
@@ -128,9 +132,10 @@ class Identity:
                 self._object(hello.node_id, refusal)
             raise PeerRefusedError(refusal)
         self._heard[hello.node_id] = hello
-        self._objections.pop(hello.node_id, None)
-        if 2 * (len(self._heard) + 1) > len(self.voters):
-            self._agreed_with_majority = True
+        if is_answer:
+            # That we accept the peer says nothing about its opinion of us; its answer does.
+            self._objections.pop(hello.node_id, None)
+            self._agreed[hello.node_id] = None
         self._advance()
         if self._store.peer_incarnations.get(hello.node_id, 0) < hello.incarnation:
             # Fsynced before anything of the new incarnation counts: else a crash of ours would let an older
@@ -205,7 +210,7 @@ class Identity:
         if self._objections.get(peer) != refusal.reason:
             log.error("node=%d peer=%d disagree: %s", self.node_id, peer, refusal.reason)
         self._objections[peer] = refusal.reason
-        if (self._agreed_with_majority and self.confirmed) or peer not in self.voters:
+        if (self.confirmed and 2 * (len(self._agreed) + 1) > len(self.voters)) or peer not in self.voters:
             return
         may_agree = sum(voter not in self._objections for voter in self.voters)
         if not self.confirmed or 2 * may_agree <= len(self.voters):

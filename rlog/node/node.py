@@ -18,7 +18,7 @@ from rlog.config import NodeConfig
 from rlog.errors import ProtocolError, RlogError, StorageFailed
 from rlog.log.log import PartitionLog
 from rlog.log.storage import LogSettings, Storage
-from rlog.node.driver import Driver
+from rlog.node.driver import Boundaries, Driver
 from rlog.node.env import Env
 from rlog.node.flusher import Flusher
 from rlog.node.identity import Identity
@@ -154,7 +154,7 @@ class Node:
                 inflight_count_max=config.inflight_count_max,
             ),
             random=Random(self.env.random.getrandbits(64)),
-            log=log,
+            log=Boundaries(log),
             generation=generation,
             vote=vote,
             generations=log.generations.entries(),

@@ -265,7 +265,7 @@ class _Outbound(_Connection):
             self._established(self)
 
         try:
-            self.peers.identity.receive(hello, accepted)
+            self.peers.identity.receive(hello, accepted, is_answer=True)
         except PeerRefusedError as error:
             self.end(error.refusal.reason)
 

@@ -9,7 +9,7 @@ import pytest
 from rlog.config import NodeConfig, PeerAddress
 from rlog.errors import ConfigurationError, DataDirectoryError, RlogError
 from rlog.node.identity import Identity, PeerRefusedError
-from rlog.wire.peer import CONTROL, Hello
+from rlog.wire.peer import CONTROL, YOURS, Hello, Refusal
 
 
 @dataclass
@@ -73,10 +73,11 @@ class Member:
     def hello(self, target: int) -> Hello:
         return self.identity.hello(target=target, channel=CONTROL)
 
-    def tell(self, other: "Member") -> bool:
+    def tell(self, other: "Member", *, is_answer: bool = False) -> bool:
         """Say hello; whether it was accepted at once."""
         accepted: list[bool] = []
-        other.identity.receive(self.hello(other.identity.node_id), lambda: accepted.append(True))
+        hello = self.hello(other.identity.node_id)
+        other.identity.receive(hello, lambda: accepted.append(True), is_answer=is_answer)
         return bool(accepted)
 
 
@@ -252,9 +253,18 @@ def test_later_a_node_stops_when_those_that_may_agree_are_no_majority():
     assert "topics differ" in str(odd.failures[0])
 
 
+def test_that_a_node_accepts_its_peers_does_not_hide_that_they_refuse_it():
+    old = pinned(1)
+    for peer in (pinned(2), pinned(3)):
+        peer.tell(old)
+        old.identity.refused_by(peer.identity.node_id, Refusal("an old copy", YOURS))
+        peer.tell(old)
+    assert isinstance(old.failures[0], DataDirectoryError)
+
+
 def test_a_node_that_agreed_with_a_majority_goes_on():
     one, two = pinned(1), pinned(2)
-    two.tell(one)
+    two.tell(one, is_answer=True)
     one.fsync()
     for node_id in (2, 3):
         with pytest.raises(PeerRefusedError):
