@@ -1,3 +1,44 @@
-"""rlog: a replicated log that every Python service can embed."""
+"""rlog: a replicated log that every Python service can embed.
+
+`import rlog` loads nothing: each name below is fetched from its module when it is first used.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rlog.client import Cluster as Cluster
+    from rlog.client import Consumer as Consumer
+    from rlog.client import Producer as Producer
+    from rlog.client import connect as connect
+    from rlog.errors import RlogError as RlogError
+    from rlog.records import Receipt as Receipt
+    from rlog.records import Record as Record
 
 __version__ = "0.1.0"
+
+__all__ = ["Cluster", "Consumer", "Producer", "Receipt", "Record", "RlogError", "__version__", "connect"]
+
+_HOMES = {
+    "Cluster": "rlog.client",
+    "Consumer": "rlog.client",
+    "Producer": "rlog.client",
+    "connect": "rlog.client",
+    "RlogError": "rlog.errors",
+    "Receipt": "rlog.records",
+    "Record": "rlog.records",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """PEP 562: import on first use."""
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'rlog' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = globals()[name] = getattr(import_module(home), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

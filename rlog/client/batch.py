@@ -1,0 +1,106 @@
+"""One batch of one partition, from its first record until its fate is known."""
+
+import asyncio
+from collections.abc import Generator
+from struct import Struct
+from typing import Final
+
+import crc32c
+
+from rlog._core import BatchBuilder
+from rlog.client.errors import DeliveryFailed
+from rlog.wire.kafka.messages import Buffer
+
+# Apache Kafka, message format v2: crc at 17 over everything from 21 on; producer id, epoch, sequence at 43.
+CRC_POSITION: Final = 17
+CRC_FROM: Final = 21
+PRODUCER_POSITION: Final = 43
+_CRC: Final = Struct(">I")
+_PRODUCER: Final = Struct(">qhi")
+
+
+class Batch:
+    """Filled through its builder, then sent as `data` until it is resolved: acknowledged or given up.
+
+    base_sequence: -1 until it is first sent. is_outstanding: on the wire, not answered.
+    is_uncertain: an attempt ended without an answer that tells whether the batch is in the log.
+    """
+
+    __slots__ = (
+        "base_offset",
+        "base_sequence",
+        "buffered_bytes",
+        "builder",
+        "count",
+        "data",
+        "deadline",
+        "error",
+        "is_outstanding",
+        "is_resolved",
+        "is_seen",
+        "is_uncertain",
+        "partition",
+        "topic",
+        "waiters",
+    )
+
+    def __init__(self, topic: str, partition: int, builder: BatchBuilder, deadline: float) -> None:
+        self.topic = topic
+        self.partition = partition
+        self.builder: BatchBuilder | None = builder
+        self.data: Buffer = b""
+        self.deadline = deadline
+        self.buffered_bytes = 0  # what it holds of the producer's buffer_bytes_max
+        self.count = 0
+        self.base_sequence = -1
+        self.base_offset = -1
+        self.is_outstanding = False
+        self.is_uncertain = False
+        self.is_resolved = False
+        self.is_seen = False  # somebody got the error
+        self.error: DeliveryFailed | None = None
+        self.waiters: list[asyncio.Future[None]] = []
+
+    def close(self, producer_id: int, epoch: int, sequence: int) -> None:
+        """Build the bytes, or give those that were built for another producer id this one."""
+        self.base_sequence = sequence
+        if self.builder is not None:
+            self.builder.set_producer(producer_id, epoch, sequence)
+            self.data = self.builder.build()
+            self.builder = None
+            return
+        data = bytearray(self.data)
+        _PRODUCER.pack_into(data, PRODUCER_POSITION, producer_id, epoch, sequence)
+        _CRC.pack_into(data, CRC_POSITION, crc32c.crc32c(memoryview(data)[CRC_FROM:]))
+        self.data = bytes(data)
+
+    def resolve(self, base_offset: int, error: DeliveryFailed | None) -> None:
+        """Its fate; once."""
+        assert not self.is_resolved
+        self.is_resolved = True
+        self.base_offset = base_offset
+        self.error = error
+        self.builder = None
+        self.data = b""
+        waiters, self.waiters = self.waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def __await__(self) -> Generator[object, None, None]:
+        """Wait for its fate; each waiter on a future of its own, so that cancelling one leaves the others."""
+        if not self.is_resolved:
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self.waiters.append(waiter)
+            yield from waiter
+
+    def see_error(self) -> DeliveryFailed | None:
+        self.is_seen = True
+        return self.error
+
+    def offset_of(self, index: int) -> int:
+        """The offset of one of its records, -1 when nobody knows it. Raises what made the batch fail."""
+        error = self.see_error()
+        if error is not None:
+            raise error
+        return self.base_offset + index if self.base_offset >= 0 else -1

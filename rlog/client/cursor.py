@@ -1,0 +1,143 @@
+"""Where a consumer stands in one partition, and what it has fetched ahead of its reader."""
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass
+from struct import Struct
+from typing import Final, Literal
+
+from rlog.client.errors import ClientError
+from rlog.errors import ProtocolError
+from rlog.wire.kafka.messages import Buffer
+
+Start = Literal["earliest", "latest"] | int
+
+# Apache Kafka, message format v2: base offset at 0, length of what follows at 8, last offset delta at 23.
+_BATCH: Final = Struct(">qi11xi")
+LENGTH_END: Final = 12
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionState:
+    """What a consumer knows and does in one partition.
+
+    position: offset of the next record to be returned, None while the start is not known yet. start_offset,
+    end_offset: where the partition starts and its committed end, None before the first answer. lag: records
+    between position and end. waiting: why nothing is ready to be returned, None when something is.
+    """
+
+    topic: str
+    partition: int
+    position: int | None
+    start_offset: int | None
+    end_offset: int | None
+    lag: int | None
+    waiting: str | None
+
+
+class Cursor:
+    """fetch_offset: of the next fetch; position: of the next record for the reader; None: to be looked up.
+
+    version: counts seeks; an answer to a question asked before the last one is dropped.
+    heard_at: loop time of the leader's last answer.
+    """
+
+    __slots__ = (
+        "buffered_bytes",
+        "chunks",
+        "end_offset",
+        "error",
+        "fetch_offset",
+        "generation",
+        "heard_at",
+        "is_attached",
+        "is_out_of_range",
+        "partition",
+        "position",
+        "start",
+        "start_offset",
+        "topic",
+        "version",
+        "waiting",
+    )
+
+    def __init__(self, topic: str, partition: int, start: Start) -> None:
+        self.topic = topic
+        self.partition = partition
+        self.version = 0
+        self.generation = -1
+        self.start_offset: int | None = None
+        self.end_offset: int | None = None
+        self.heard_at = asyncio.get_running_loop().time()
+        self.is_attached = False
+        self.chunks: deque[tuple[Buffer, int]] = deque()  # (whole batches, offset after them)
+        self.seek(start)
+
+    def seek(self, start: Start) -> None:
+        """Go on from `start`; what was fetched ahead is forgotten."""
+        self.version += 1
+        self.start: Start = start
+        offset = start if isinstance(start, int) else None
+        self.fetch_offset: int | None = offset
+        self.position: int | None = offset
+        self.chunks.clear()
+        self.buffered_bytes = 0
+        self.error: ClientError | None = None
+        self.is_out_of_range = False
+        self.waiting = "the node that leads is being looked up"
+
+    @property
+    def name(self) -> str:
+        return f"{self.topic}-{self.partition}"
+
+    def push(self, data: Buffer) -> bool:
+        """Take an answer's records. Raises ProtocolError when they do not go on at `fetch_offset`."""
+        assert self.fetch_offset is not None
+        whole_bytes, next_offset = whole_batches(data, self.fetch_offset)
+        if not whole_bytes:
+            return False
+        chunk = memoryview(data)[:whole_bytes]
+        self.chunks.append((chunk, next_offset))
+        self.buffered_bytes += whole_bytes
+        self.fetch_offset = next_offset
+        return True
+
+    def pop(self) -> tuple[Buffer, int]:
+        """The oldest chunk; returns its bytes and the position to decode from, and moves the position past
+        it.
+        """
+        assert self.position is not None
+        data, next_offset = self.chunks.popleft()
+        self.buffered_bytes -= len(data)
+        position, self.position = self.position, next_offset
+        return data, position
+
+    def state(self, position: int | None) -> PartitionState:
+        lag = None
+        if position is not None and self.end_offset is not None:
+            lag = max(0, self.end_offset - position)
+        waiting = None if self.chunks else self.waiting
+        return PartitionState(
+            self.topic, self.partition, position, self.start_offset, self.end_offset, lag, waiting
+        )
+
+
+def whole_batches(data: Buffer, fetch_offset: int) -> tuple[int, int]:
+    """How many leading bytes are whole batches, and the offset after them.
+
+    Some brokers end an answer inside a batch. Raises ProtocolError when a batch does not lie behind the one
+    before it, or the first ends before the offset that was asked for (SAFETY 55): records would repeat.
+    """
+    position, size, next_offset = 0, len(data), fetch_offset
+    while size - position >= _BATCH.size:
+        base_offset, length, last_offset_delta = _BATCH.unpack_from(data, position)
+        end = position + LENGTH_END + length
+        if length < _BATCH.size - LENGTH_END or last_offset_delta < 0:
+            raise ProtocolError(f"a batch at byte {position} of an answer has length {length}")
+        if end > size:
+            break
+        if base_offset + last_offset_delta < next_offset or (position and base_offset < next_offset):
+            raise ProtocolError(f"the answer repeats offset {base_offset}; expected was {next_offset}")
+        next_offset = base_offset + last_offset_delta + 1
+        position = end
+    return position, next_offset

@@ -1,0 +1,124 @@
+"""The client's errors. Each names the thing, says the mend, and answers whether the write may have happened.
+
+`outcome` is "no" when the operation is known not to have taken effect and "unknown" otherwise (rlog.errors).
+`Retriable` is the mark of what the client itself tries again until the deadline; a caller sees it only as the
+`__cause__` of a `DeadlineExceeded` or `DeliveryFailed`.
+"""
+
+from rlog.errors import Outcome, RlogError
+from rlog.wire.kafka.codes import name_of
+
+
+class ClientError(RlogError):
+    """Base of the client's errors."""
+
+
+class ClientClosed(ClientError):
+    """The cluster, producer or consumer was closed before the operation ended; open a new one."""
+
+
+class Retriable(ClientError):
+    """An attempt failed in a way that another attempt may mend."""
+
+
+class ConnectionLost(Retriable):
+    """The connection to a node ended or could not be made; what was sent on it may have arrived."""
+
+    outcome: Outcome = "unknown"
+
+
+class LeaderUnavailable(Retriable):
+    """No node is known to lead the partition: an election is under way, or a majority of its nodes is
+    down.
+    """
+
+    def __init__(self, message: str, *, topic: str, partition: int) -> None:
+        super().__init__(message)
+        self.topic = topic
+        self.partition = partition
+
+
+class RequestRefused(ClientError):
+    """A node answered with an error that the client does not retry. `code` is the protocol's number."""
+
+    def __init__(self, what: str, code: int, *, outcome: Outcome = "no") -> None:
+        super().__init__(f"{what}: the node answered {name_of(code)}", outcome=outcome)
+        self.code = code
+
+
+class RefusedForNow(Retriable):
+    """A node answered with an error that passes: another leader, an election. `code` is the protocol's
+    number.
+    """
+
+    def __init__(self, what: str, code: int, *, outcome: Outcome = "no") -> None:
+        super().__init__(f"{what}: the node answered {name_of(code)}", outcome=outcome)
+        self.code = code
+
+
+class DeadlineExceeded(ClientError, TimeoutError):
+    """The call's deadline passed; `__cause__` is what went wrong last. Nothing of it goes on."""
+
+
+class NotConnected(DeadlineExceeded):
+    """No bootstrap address answered in time; the message lists each address and why."""
+
+
+class UnsupportedNode(ClientError):
+    """What answered does not speak the requests that this client needs."""
+
+
+class WrongCluster(ClientError):
+    """A node that belongs to another cluster answered; check the bootstrap and advertised addresses."""
+
+
+class UnknownTopic(ClientError):
+    """The cluster has no such topic; declare it at its nodes or mend the name."""
+
+    def __init__(self, topic: str) -> None:
+        super().__init__(f"topic {topic!r} does not exist in this cluster; check its name or declare it")
+        self.topic = topic
+
+
+class UnknownPartition(ClientError, ValueError):
+    """The topic has no partition of that number."""
+
+    def __init__(self, topic: str, partition: int, count: int) -> None:
+        super().__init__(f"topic {topic!r} has partitions 0 to {count - 1}, not {partition}")
+        self.topic = topic
+        self.partition = partition
+
+
+class MessageTooLarge(ClientError, ValueError):
+    """A record or batch exceeds a limit; send less at once, or raise `batch_bytes_max` here and at the
+    nodes.
+    """
+
+
+class DeliveryFailed(ClientError):
+    """Records were given up; `__cause__` is the last error, `outcome` whether they may be in the log."""
+
+    def __init__(self, message: str, *, topic: str, partition: int, count: int, outcome: Outcome) -> None:
+        super().__init__(message, outcome=outcome)
+        self.topic = topic
+        self.partition = partition
+        self.count = count
+
+
+class OutOfOrderSequence(DeliveryFailed):
+    """The leader misses batches that it had acknowledged to this producer: report it, records may be lost."""
+
+
+class OffsetOutOfRange(ClientError):
+    """The asked offset is not in the log; what is there lies in [start_offset, end_offset)."""
+
+    def __init__(self, topic: str, partition: int, offset: int, start_offset: int, end_offset: int) -> None:
+        super().__init__(
+            f"offset {offset} of {topic}-{partition} is outside [{start_offset}, {end_offset}]: "
+            f"seek to an offset in it, or to 'earliest' or 'latest'"
+        )
+        self.topic = topic
+        self.partition = partition
+        self.offset = offset
+        self.start_offset = start_offset
+        self.end_offset = end_offset
