@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -68,7 +69,7 @@ class PeerEvents(Protocol):
         """Nobody listens any more where this peer's process was."""
 
 
-class _Connection(asyncio.BufferedProtocol):
+class _Connection(asyncio.BufferedProtocol, ABC):
     """What both ends share: frames in, frames out, one reason for the end."""
 
     def __init__(self, peers: Peers) -> None:
@@ -148,8 +149,9 @@ class _Connection(asyncio.BufferedProtocol):
     def protocol_broken(self, error: ProtocolError) -> None:
         self.end(str(error))
 
+    @abstractmethod
     def _receive(self, frame: Frame) -> None:
-        raise NotImplementedError
+        """A whole frame. Raises ProtocolError to close the connection."""
 
 
 class _Inbound(_Connection):

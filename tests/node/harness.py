@@ -8,10 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import uvloop
 
 from rlog._core import BatchBuilder, Vfs, decode_values, iterate_batches
 from rlog.config import NodeConfig, PeerAddress
+from rlog.errors import RlogError
 from rlog.node.node import Node
 from rlog.node.partition import Partition, ProduceResult
 from rlog.node.production import open_env
@@ -120,14 +122,12 @@ class Cluster:
 
         return await until(serving, "a leader that serves")
 
-    async def failure_of(self, node_id: int) -> BaseException:
+    async def failure_of(self, node_id: int) -> RlogError:
         """What the node stopped of by itself."""
         await until(lambda: self.nodes[node_id].failure, f"node {node_id} fails")
-        try:
+        with pytest.raises(RlogError) as raised:
             await self.nodes[node_id].wait_closed()
-        except Exception as error:  # noqa: BLE001
-            return error
-        raise AssertionError("it ended without an error")
+        return raised.value
 
     async def all_hold(self, end_offset: int, index: int = 0) -> None:
         """Wait until every running node has committed and flushed up to `end_offset`."""
