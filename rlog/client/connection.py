@@ -11,7 +11,7 @@ no later answer will be delivered.
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, cast
 
 from rlog.client.errors import ConnectionLost, DeadlineExceeded, UnsupportedNode
 from rlog.client.settings import Address, ClientSettings
@@ -202,11 +202,11 @@ class Connection(asyncio.BufferedProtocol):
     # -- asyncio.BufferedProtocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # uvloop's transports have the interface without the base class.
+        self._transport = cast(asyncio.Transport, transport)
         if self.error is not None:  # given up while it was being made
             self._closed = self._loop.create_future()
-            transport.abort()
+            self._transport.abort()
 
     def connection_lost(self, error: Exception | None) -> None:
         self.abort(
