@@ -57,7 +57,8 @@ class Examined:
     segments: oldest first; the last is the active one. generations: orphan starts voided (SAFETY 3).
     damage: why it is quarantined; then nothing on disk is touched. rewrite: the active segment must be
     written anew. remove: file names that must go. producers: reproduce the producer table at the end,
-    exactly so for a later cut that does not go below `producers_from`.
+    exactly so for a later cut that does not go below `producers_from`. clean: it was shut down
+    in an orderly way.
     """
 
     segments: list[Segment] = field(default_factory=list)
@@ -69,6 +70,7 @@ class Examined:
     suspect: bool = False
     rewrite: bool = False
     remove: list[str] = field(default_factory=list)
+    clean: bool = False
 
 
 class Examiner:
@@ -95,7 +97,7 @@ class Examiner:
         if self._cut is not None:
             flushed = min(flushed, self._cut)
         self._flushed = max(flushed, meta.clean_end or 0)
-        self._found = Examined(suspect=meta.suspect)
+        self._found = Examined(suspect=meta.suspect, clean=meta.clean_end is not None)
 
     def examine(self) -> Examined:
         """Raises DataDirectoryError for files that are not ours; rot is reported in the result."""
@@ -235,8 +237,8 @@ def repair(vfs: Vfs, directory: str, found: Examined, settings: LogSettings) -> 
     for segment in found.segments[:-1]:
         if not segment.indexed:
             segment.add_index(job, vfs, directory)
-    if len(job):
-        job.fsync_dir(directory)
+    if len(job) or not found.clean:
+        job.fsync_dir(directory)  # also for names that a killed process left in the page cache alone
         job.run()
     if job.error:
         raise OSError(job.error, f"{job.error_operation} failed")

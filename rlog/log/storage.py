@@ -12,6 +12,7 @@ interrupted; the next opening then finds the same or less to do.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from hashlib import sha256
 from random import Random
 
@@ -124,10 +125,9 @@ class Storage:
 
 
 def _make_directory(vfs: Vfs, directory: str) -> None:
-    try:
+    """Make sure that it exists, and will after a power cut: it may have been made by a process that died."""
+    with suppress(FileExistsError):
         vfs.mkdir(directory)
-    except FileExistsError:
-        return
     vfs.fsync_dir(directory.rpartition("/")[0] or ("/" if directory.startswith("/") else "."))
 
 

@@ -68,7 +68,6 @@ class Watermarks:
         self._path = f"{directory}/{NAME}"
         self.file = File(vfs, f"{self._path}.tmp")
         self.dirty = False
-        self._inflight: DiskJob | None = None
 
     @staticmethod
     def load(vfs: Vfs, directory: str) -> bytes:
@@ -97,18 +96,16 @@ class Watermarks:
             raise OSError(job.error, f"{job.error_operation} failed")
 
     def sync_job(self) -> DiskJob | None:
-        """Fdatasync the file when a slot changed. None when clean or under way."""
-        if not self.dirty or self._inflight is not None:
+        """Fdatasync the file when a slot changed. None when none did."""
+        if not self.dirty:
             return None
         self.dirty = False
-        self._inflight = job = DiskJob(self._vfs)
+        job = DiskJob(self._vfs)
         job.fdatasync(self.file)
         return job
 
     def sync_done(self, job: DiskJob) -> None:
         """Raises StorageFailed: the watermarks on disk may be old, and recovery relies on their age."""
-        assert job is self._inflight
-        self._inflight = None
         if job.error:
             raise StorageFailed(f"watermarks: {job.error_operation} failed", errno=job.error)
 

@@ -40,7 +40,6 @@ cdef extern from "<unistd.h>" nogil:
     ssize_t _sys_pread "pread"(int fd, void* buffer, size_t length, int64_t offset)
     int _sys_fdatasync "fdatasync"(int fd)
     int _sys_fsync "fsync"(int fd)
-    int _sys_ftruncate "ftruncate"(int fd, int64_t length)
     int _sys_unlink "unlink"(const char* path)
 
 cdef extern from "<stdio.h>" nogil:
@@ -52,7 +51,6 @@ cdef enum:
 
 ctypedef int64_t (*path_function)(void* context, const char* path) noexcept nogil
 ctypedef int64_t (*file_function)(void* context, int fd) noexcept nogil
-ctypedef int64_t (*length_function)(void* context, int fd, int64_t length) noexcept nogil
 
 cdef struct VfsTable:
     void* context
@@ -64,8 +62,7 @@ cdef struct VfsTable:
     file_function fdatasync
     file_function fsync
     file_function size
-    length_function fallocate
-    length_function ftruncate
+    int64_t (*fallocate)(void* context, int fd, int64_t length) noexcept nogil
     path_function unlink
     path_function mkdir
     path_function fsync_dir
@@ -117,10 +114,6 @@ cdef int64_t system_size(void* context, int fd) noexcept nogil:
 
 cdef int64_t system_fallocate(void* context, int fd, int64_t length) noexcept nogil:
     return -_sys_fallocate(fd, 0, length)          # posix_fallocate returns the error itself
-
-
-cdef int64_t system_ftruncate(void* context, int fd, int64_t length) noexcept nogil:
-    return _result(_sys_ftruncate(fd, length))
 
 
 cdef int64_t system_unlink(void* context, const char* path) noexcept nogil:
@@ -239,15 +232,6 @@ cdef int64_t python_fallocate(void* context, int fd, int64_t length) noexcept wi
         return _python_failed(vfs, failure)
 
 
-cdef int64_t python_ftruncate(void* context, int fd, int64_t length) noexcept with gil:
-    cdef Vfs vfs = <Vfs>context
-    try:
-        vfs.target.ftruncate(fd, length)
-        return 0
-    except BaseException as failure:
-        return _python_failed(vfs, failure)
-
-
 cdef int64_t _python_path(void* context, str method, const char* path) noexcept:
     cdef Vfs vfs = <Vfs>context
     try:
@@ -295,7 +279,7 @@ cdef class Vfs:
         cdef Vfs vfs = Vfs.__new__(Vfs)
         vfs.table = VfsTable(
             NULL, system_open, system_pwritev, system_pread, system_rename, system_close, system_fdatasync,
-            system_fsync, system_size, system_fallocate, system_ftruncate, system_unlink, system_mkdir,
+            system_fsync, system_size, system_fallocate, system_unlink, system_mkdir,
             system_fsync_dir, system_lock,
         )
         return vfs
@@ -306,7 +290,7 @@ cdef class Vfs:
         vfs.target = target
         vfs.table = VfsTable(
             <void*>vfs, python_open, python_pwritev, python_pread, python_rename, python_close, python_fdatasync,
-            python_fsync, python_size, python_fallocate, python_ftruncate, python_unlink, python_mkdir,
+            python_fsync, python_size, python_fallocate, python_unlink, python_mkdir,
             python_fsync_dir, python_lock,
         )
         return vfs

@@ -1,0 +1,279 @@
+"""Power cuts and kills at every file operation of a scripted life, with every (or many) subsets kept.
+
+A `Life` runs a script on a MemoryDisk and keeps book of what a recovery owes: what was flushed must be there,
+what was saved in meta must be known, cut bytes must not be back. Before each changing file operation the disk
+is copied and crashed in several ways; whatever comes up is judged by that book.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import product
+from math import prod
+from random import Random
+from typing import Any
+
+import pytest
+
+from rlog._core import BatchInfo, Span, Vfs, iterate_batches
+from rlog.errors import DataDirectoryError
+from rlog.log.log import PartitionLog
+from rlog.log.producers import ProducerTable
+from rlog.log.storage import Storage
+from rlog.testing.disk import MemoryDisk
+from tests.log.storage_kit import NAME, contents, make_span, open_storage
+
+SUBSETS_MAX = 32  # below it all are tried, above it this many at random, and the two extremes
+DIRECTORY = "/data"
+
+
+def rebuilt_producers(infos: list[BatchInfo]) -> ProducerTable:
+    table = ProducerTable()
+    table.appended(
+        (
+            info.producer_id,
+            info.producer_epoch,
+            info.base_sequence,
+            info.last_sequence,
+            info.base_offset,
+            info.last_offset,
+            info.max_timestamp,
+        )
+        for info in infos
+        if info.producer_id >= 0
+    )
+    return table
+
+
+@dataclass
+class Book:
+    """What a recovery owes.
+
+    histories: logs that may be found (any prefix of any, at a batch boundary); more than one while it is open
+    whether a cut is durable. acked: offset up to which the last of them must be found.
+    votes: those that may be found, the durable one first. uuid: of the replica, once it was told to anyone.
+    """
+
+    histories: list[list[Span]] = field(default_factory=lambda: [[]])
+    acked: int = 0
+    votes: list[tuple[int, int]] = field(default_factory=lambda: [(0, 0)])
+    incarnation: int = 0
+    uuid: str = ""
+
+    def judge(self, storage: Storage) -> None:
+        log = storage.logs[NAME]
+        assert (log.damage, log.suspect) == (None, False), (log.damage, log.suspect)
+        assert log.flushed_offset == log.end_offset
+        found = contents(log)
+        assert any(b"".join(history).startswith(found) for history in self.histories), "not a prefix"
+        assert log.end_offset >= self.acked, f"acked up to {self.acked}, found {log.end_offset}"
+        infos = iterate_batches(found)
+        runs: dict[int, int] = {}
+        for info in infos:
+            runs.setdefault(info.generation, info.base_offset)
+        assert log.generations.entries() == list(runs.items()), "SAFETY 3: generations that own a batch"
+        assert log.producers == rebuilt_producers(infos), "SAFETY 13"
+        generation, vote = storage.meta.vote(NAME)
+        assert (generation, vote) in self.votes or generation == log.last_generation, "SAFETY 1"
+        assert generation >= max(self.votes[0][0], log.last_generation), "SAFETY 2"
+        assert storage.meta.incarnation > self.incarnation
+        if self.uuid:
+            assert storage.meta.replica_uuid == self.uuid
+
+
+class Life:
+    """Runs a script on one disk, one job at a time, keeping `book`."""
+
+    def __init__(self, disk: MemoryDisk) -> None:
+        self.disk = disk
+        self.book = Book()
+        self.storage: Storage
+        self._vote_sequence = 0
+        self._cut_sequence = 0
+
+    @property
+    def log(self) -> PartitionLog:
+        return self.storage.logs[NAME]
+
+    def open(self) -> None:
+        self.storage = open_storage(Vfs.of(self.disk), DIRECTORY)
+        self.book.incarnation = self.storage.meta.incarnation
+        self.book.uuid = self.storage.meta.replica_uuid
+
+    def close(self) -> None:
+        self.storage.close()
+        self.disk.kill()
+
+    def append(self, generation: int, **shape: Any) -> None:
+        span = make_span(self.log.end_offset, generation, seed=self.log.cut_counter, **shape)
+        self.log.append(span)
+        self.book.histories[-1].append(span)
+
+    def cut(self, offset: int) -> None:
+        self.book.histories.append([span for span in self.book.histories[-1] if span.end_offset <= offset])
+        self.book.acked = min(self.book.acked, offset)
+        self.log.cut(offset)
+        self._cut_sequence = self.storage.meta._sequence
+
+    def vote(self, generation: int, vote: int) -> None:
+        self.book.votes.append((generation, vote))
+        self._vote_sequence = self.storage.meta.save_vote(NAME, generation, vote)
+
+    def settle(self) -> None:
+        """Run jobs until there is none, operation by operation, and write down what each end promises."""
+        while True:
+            meta_job = self.storage.meta.flush_job()
+            if meta_job is not None:
+                while meta_job.step():
+                    pass
+                self.storage.meta.flush_done(meta_job)
+                if self.storage.meta.flushed_sequence >= self._vote_sequence:
+                    self.book.votes = self.book.votes[-1:]
+                if self.storage.meta.flushed_sequence >= self._cut_sequence:
+                    self.book.histories = self.book.histories[-1:]
+                continue
+            job = self.log.flush_job()
+            if job is None:
+                return
+            while job.step():
+                pass
+            self.log.flush_done(job)
+            self.book.acked = self.log.flushed_offset
+
+    def sync_watermarks(self) -> None:
+        job = self.storage.watermark_job()
+        if job is not None:
+            job.run()
+            self.storage.watermark_done(job)
+
+
+def life_of_appends_votes_and_rolls(life: Life) -> None:
+    life.open()
+    life.append(1)
+    life.settle()
+    life.vote(2, 3)
+    life.settle()
+    for number in range(4):
+        life.append(2, batches=2, size=200, producer=(77, 0, 4 * number))
+        if number % 2:
+            life.settle()
+    life.sync_watermarks()
+    for _ in range(6):
+        life.append(2, size=350)
+    life.settle()
+    life.close()
+    life.open()
+    life.append(3)
+    life.settle()
+
+
+def life_of_cuts(life: Life) -> None:
+    life.open()
+    for number in range(7):
+        life.append(1, size=400, producer=(5, 0, 2 * number))
+        life.settle()
+    assert len(life.log._segments) == 2
+    life.cut(12)  # inside the active segment
+    life.append(2, size=300)
+    life.settle()
+    life.cut(4)  # back into the full one
+    life.settle()
+    life.vote(3, 1)
+    life.append(3, size=100, producer=(5, 1, 0))
+    life.append(3, size=700, batches=2)
+    life.settle()
+    life.cut(6)
+    life.append(3, size=30)  # the same generation goes on
+    life.cut(6)
+    life.append(4, size=60)
+    life.settle()
+
+
+def subsets(disk: MemoryDisk, random: Random) -> Iterator[list[int]]:
+    """Outcomes of a power cut: for each unsynced effect, which version is kept."""
+    counts = disk.unsynced()
+    if prod(counts) <= SUBSETS_MAX:
+        yield from (list(choice) for choice in product(*(range(count) for count in counts)))
+        return
+    yield [0] * len(counts)
+    yield [count - 1 for count in counts]
+    for _ in range(SUBSETS_MAX - 2):
+        yield [random.randrange(count) for count in counts]
+
+
+def crash_everywhere(
+    script: Callable[[Life], None], check: Callable[[MemoryDisk, Book, Random], None]
+) -> int:
+    """Run `script`, and `check` a copy of the disk before each changing operation and at the end."""
+    random = Random(11)
+    points = 0
+
+    def crash(operation: str, path: str) -> None:
+        nonlocal points
+        points += 1
+        check(disk, life.book, random)
+
+    disk = MemoryDisk(Random(3))
+    disk.before = crash
+    life = Life(disk)
+    script(life)
+    crash("end", "")
+    return points
+
+
+SCRIPTS = [life_of_appends_votes_and_rolls, life_of_cuts]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_power_cut_recovers_to_a_state_the_rules_allow(script: Callable[[Life], None]) -> None:
+    """SAFETY 1, 2, 3, 13, 14, 17, 18, 19: and recovering twice is recovering once."""
+
+    def check(disk: MemoryDisk, book: Book, random: Random) -> None:
+        for choices in subsets(disk, random):
+            crashed = disk.copy()
+            crashed.power_cut(choices)
+            storage = open_storage(Vfs.of(crashed), DIRECTORY)
+            book.judge(storage)
+            found, incarnation = contents(storage.logs[NAME]), storage.meta.incarnation
+            crashed.power_cut([0] * len(crashed.unsynced()))
+            again = open_storage(Vfs.of(crashed), DIRECTORY)
+            book.judge(again)
+            assert contents(again.logs[NAME]) == found, "SAFETY 18: what recovery counted was on disk"
+            assert again.meta.incarnation == incarnation + 1
+
+    assert crash_everywhere(script, check) > 80
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_power_cuts_during_recovery_change_nothing(script: Callable[[Life], None]) -> None:
+    def check(disk: MemoryDisk, book: Book, random: Random) -> None:
+        for _ in range(2):
+            crashed = disk.copy()
+            crashed.power_cut()
+            for _ in range(3):
+                crashed.cut_at = crashed.operations + random.randrange(30)
+                try:
+                    open_storage(Vfs.of(crashed), DIRECTORY)
+                except DataDirectoryError:
+                    assert crashed.operations == crashed.cut_at, "refused while the power was on"
+                crashed.power_cut()
+            book.judge(open_storage(Vfs.of(crashed), DIRECTORY))
+
+    assert crash_everywhere(script, check) > 80
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_kill_loses_nothing_that_was_written(script: Callable[[Life], None]) -> None:
+    """kill -9 keeps the page cache. SAFETY 18: a power cut right after recovery keeps what it counted."""
+
+    def check(disk: MemoryDisk, book: Book, random: Random) -> None:
+        killed = disk.copy()
+        killed.kill()
+        storage = open_storage(Vfs.of(killed), DIRECTORY)
+        book.judge(storage)
+        found = contents(storage.logs[NAME])
+        killed.power_cut([0] * len(killed.unsynced()))
+        storage = open_storage(Vfs.of(killed), DIRECTORY)
+        book.judge(storage)
+        assert contents(storage.logs[NAME]) == found
+
+    assert crash_everywhere(script, check) > 80
