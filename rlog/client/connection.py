@@ -202,8 +202,7 @@ class Connection(asyncio.BufferedProtocol):
     # -- asyncio.BufferedProtocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's transports have the interface without the base class.
-        self._transport = cast(asyncio.Transport, transport)
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's has no asyncio base class
         if self.error is not None:  # given up while it was being made
             self._closed = self._loop.create_future()
             self._transport.abort()
