@@ -11,14 +11,15 @@ from rlog.cli.demo.show import Show
 from rlog.cli.demo.source import Source
 from rlog.cli.demo.verify import NOT_ACKNOWLEDGED, Checker
 from rlog.cli.local_cluster import LocalCluster, NotReady
-from rlog.client import Ack
+from rlog.client import Ack, Producer
 from rlog.errors import RlogError
 
 TOPIC = "lines"
 KILL_AT = 0.4
 POLL_S = 0.02
 LEADER_POLL_S = 0.5
-BUFFER_BYTES_MAX = 8 << 20
+PENDING_MAX = 50_000
+IN_FLIGHT_MIN = 500
 RESUME_TIMEOUT_S = 30.0
 CATCH_UP_TIMEOUT_S = 60.0
 FETCH_TIMEOUT_MS = 500
@@ -36,6 +37,10 @@ class Run:
         self.show = show
         self.offsets = array("q", [NOT_ACKNOWLEDGED]) * source.records
         self._pending: deque[Ack] = deque()
+        # A small part of the input, so that the kill falls into the middle of a run of any length.
+        self._pending_max = min(PENDING_MAX, source.records // 20)
+        self._in_flight_min = min(IN_FLIGHT_MIN, self._pending_max // 4)
+        self._room = asyncio.Event()
         self._more = asyncio.Event()
         self._killed = asyncio.Event()
         self._killed_s = 0.0
@@ -49,26 +54,48 @@ class Run:
         async with rlog.connect(self.cluster.bootstrap) as cluster, asyncio.TaskGroup() as tasks:
             restarting = tasks.create_task(self._watch_and_restart())
             collecting = tasks.create_task(self._collect())
-            async with cluster.producer(TOPIC, buffer_bytes_max=BUFFER_BYTES_MAX) as producer:
-                for key, value in self.source:
-                    self._pending.append(await producer.send(value, key=key))
-                    self.result.sent += 1
-                    self._more.set()
+            async with cluster.producer(TOPIC) as producer:
+                await self._produce(producer)
                 await collecting
             self.result.seconds = self._last_ack_s - started
             await restarting
         await self._consume()
 
-    # Acknowledgements
+    # Writing
+
+    async def _produce(self, producer: Producer) -> None:
+        """Send the input; kill the leader once KILL_AT is acknowledged and enough is unanswered."""
+        result = self.result
+        for key, value in self.source:
+            self._pending.append(await producer.send(value, key=key))
+            result.sent += 1
+            self._more.set()
+            if result.killed_at is None and self._may_kill():
+                await asyncio.sleep(0)  # what is in the client's batches goes out
+                self._kill()
+            if len(self._pending) >= self._pending_max:
+                self._room.clear()
+                await self._room.wait()
+
+    def _may_kill(self) -> bool:
+        result = self.result
+        return (
+            result.acknowledged >= KILL_AT * self.source.records
+            and result.killed_node != 0
+            and len(self._pending) >= self._in_flight_min
+            and not self._pending[-self._in_flight_min].done()
+        )
 
     async def _collect(self) -> None:
-        """Take the receipts in order; at KILL_AT kill the leader; then watch for the longest pause."""
+        """Take the receipts in order; after the kill watch for the longest pause."""
         result, loop, total = self.result, asyncio.get_running_loop(), self.source.records
         self._last_ack_s = loop.time()
         for index in range(total):
             while not self._pending:
                 self._more.clear()
                 await self._more.wait()
+            if len(self._pending) <= self._pending_max // 2:
+                self._room.set()
             try:
                 receipt = await self._pending.popleft()
             except RlogError as error:
@@ -79,8 +106,6 @@ class Run:
             result.acknowledged += 1
             if result.killed_at is not None:
                 self._note_pause(loop.time())
-            elif result.acknowledged >= KILL_AT * total and result.killed_node:
-                self._kill()
             if index % BAR_EVERY == 0:
                 self._last_ack_s = loop.time()
                 self.show.bar("acknowledged", result.acknowledged, total)
@@ -97,7 +122,6 @@ class Run:
             self._resumed.set()
 
     def _kill(self) -> None:
-        """At once, between two acknowledgements, so that what was sent and not answered is in flight."""
         result = self.result
         self.cluster.kill(result.killed_node)
         self._killed_s = self._last_ack_s = asyncio.get_running_loop().time()

@@ -1,0 +1,43 @@
+"""`python -m examples`: run every example, the README's too, against three nodes; 1 when one fails."""
+
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from rlog.cli.local_cluster import LocalCluster
+
+TIMEOUT_S = 60
+HERE = Path(__file__).parent
+
+
+def programs(directory: Path, bootstrap: str) -> list[Path]:
+    """The examples beside this file, and the Python block of the README with this cluster's address."""
+    readme = directory / "readme.py"
+    (block,) = re.findall(r"```python\n(.*?)```", (HERE.parent / "README.md").read_text(), flags=re.DOTALL)
+    readme.write_text(block.replace("127.0.0.1:9092", bootstrap))
+    return [*sorted(HERE.glob("[!_]*.py")), readme]
+
+
+def main() -> int:
+    failed = []
+    with (
+        tempfile.TemporaryDirectory(prefix="rlog-examples-") as directory,
+        LocalCluster(Path(directory), topics={"orders": 3}) as cluster,
+    ):
+        cluster.start()
+        cluster.wait_ready()
+        for path in programs(Path(directory), cluster.bootstrap):
+            print(f"== {path.name}", flush=True)
+            done = subprocess.run(
+                [sys.executable, str(path), cluster.bootstrap], timeout=TIMEOUT_S, check=False
+            )
+            if done.returncode != 0:
+                failed.append(path.name)
+    print(f"failed: {', '.join(failed)}" if failed else "all examples ran")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
