@@ -1,11 +1,13 @@
 # The batch header: reading, judging and stamping it. A RecordBatch (Kafka message format v2) is 61 bytes of
-# header and then its records, which this file never looks at. rlog/log/format.py holds the same in plain Python.
+# header and then its records, which this file never looks at. rlog/log/format.py is the same in plain Python.
 #
-#   0               8       12      16 17      21    23      27        35        43        51  53      57      61
-#   | base offset   | length| gener.|m |  crc  |attr |lastΔ  | base ts | max ts  |prod. id |ep.| seq   | count | records
-#   |<---------- stamped by leader ->|          |<----------------------- covered by crc ----------------------------->
+#   0             8        12           16      17    21           23                  27
+#   | base offset | length | generation | magic | crc | attributes | last offset delta |
+#   27               35              43            51               53              57      61
+#   | base timestamp | max timestamp | producer id | producer epoch | base sequence | count | records
 #
-# `length` counts the bytes after itself (from 12). The CRC covers 21..end, so that a stamp does not change it.
+# `length` counts the bytes after itself (from 12). The CRC covers 21..end: a stamp of base offset and generation
+# does not change it.
 
 from crc32c import crc32c as _crc32c
 
@@ -332,7 +334,7 @@ cdef inline BatchInfo info_of(const BatchHeader* header, int64_t position):
 
 
 def check_client_batches(object records, *, int64_t batch_bytes_max):
-    """Check the batches of one produce request: structure (SAFETY 54), CRC, and that nothing follows the last.
+    """Check the batches of one produce request: structure (SAFETY 54), CRC, and that nothing follows.
 
     Raises CorruptBatch, or BatchTooLarge (a CorruptBatch) for one of more than `batch_bytes_max` bytes.
     """
@@ -349,7 +351,7 @@ def check_client_batches(object records, *, int64_t batch_bytes_max):
                 fault = check_client(&header)
             if fault == FAULT_NONE and header.size > batch_bytes_max:
                 raise BatchTooLarge(
-                    f"the batch at byte {position} has {header.size} bytes; at most {batch_bytes_max} are allowed",
+                    f"the batch at byte {position} has {header.size} bytes; at most {batch_bytes_max} may be",
                     size_bytes=header.size, bytes_max=batch_bytes_max, position=position,
                 )
             if fault == FAULT_NONE:

@@ -79,7 +79,7 @@ cdef class BatchBuilder:
     cdef int codec
     cdef readonly int32_t count
 
-    def __init__(
+    def __cinit__(
         self, *, int64_t batch_bytes_max, str compression not None="none",
         int64_t producer_id=-1, int16_t producer_epoch=-1, int32_t base_sequence=-1,
     ):
@@ -201,9 +201,11 @@ cdef class BatchBuilder:
         """One record of a bare value: as append(), less general and faster."""
         cdef int64_t timestamp_delta = self.delta_of(timestamp_ms)
         cdef int64_t size = PyBytes_GET_SIZE(value)
-        cdef int64_t body = 3 + varint_size(timestamp_delta) + varint_size(self.count) + varint_size(size) + size
-        cdef int64_t needed = self.used + varint_size(body) + body
+        cdef int64_t body = 3 + varint_size(timestamp_delta) + varint_size(self.count)
+        cdef int64_t needed
         cdef uint8_t* data
+        body += varint_size(size) + size
+        needed = self.used + varint_size(body) + body
         if needed > self.capacity:
             if needed > self.size_max:
                 if self.count == 0:
@@ -248,7 +250,7 @@ cdef class BatchBuilder:
         return batch
 
     cdef bint compress(self) except -1:
-        """Replace the records by their lz4 frame, if that is smaller. Blocks are independent: Kafka insists."""
+        """Replace the records by their lz4 frame, if that is smaller. Kafka insists on independent blocks."""
         cdef uint8_t* records = self.tail() - self.used + HEADER_SIZE
         cdef int64_t size = self.used - HEADER_SIZE
         cdef bytes frame = _lz4.compress(

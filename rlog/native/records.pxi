@@ -1,8 +1,9 @@
 # The records inside a batch, as a consumer decodes them. builder.pxi writes what this file reads.
 #
 # A record is zig-zag varints around bytes:
-#   length | attributes 0 | timestamp delta | offset delta | key size, key | value size, value | header count |
-#   per header: name size, name, value size, value              (size -1 is null; `length` counts what follows it)
+#   length | attributes 0 | timestamp delta | offset delta | key size, key | value size, value | header count,
+#   then per header: name size, name, value size, value
+# A size of -1 is null. `length` counts what follows it.
 
 import zlib as _zlib
 
@@ -25,7 +26,9 @@ cdef struct RecordView:
     const uint8_t* next         # the record after this one
 
 
-cdef inline const uint8_t* take_varlong(const uint8_t* data, const uint8_t* end, int64_t* value) noexcept nogil:
+cdef inline const uint8_t* take_varlong(
+    const uint8_t* data, const uint8_t* end, int64_t* value
+) noexcept nogil:
     """Read a zig-zag varint of at most 64 bits; NULL when it does not end before `end` or is longer."""
     cdef uint64_t raw = 0
     cdef int shift = 0
@@ -43,7 +46,9 @@ cdef inline const uint8_t* take_varlong(const uint8_t* data, const uint8_t* end,
     return NULL
 
 
-cdef inline const uint8_t* take_varint(const uint8_t* data, const uint8_t* end, int32_t* value) noexcept nogil:
+cdef inline const uint8_t* take_varint(
+    const uint8_t* data, const uint8_t* end, int32_t* value
+) noexcept nogil:
     """As take_varlong, of at most 32 bits and VARINT_SIZE_MAX bytes. `data` NULL stays NULL: calls chain."""
     cdef int64_t wide = 0
     cdef const uint8_t* after
@@ -135,7 +140,7 @@ cdef object gzip_steps():
 
 
 cdef bytes decompress(bytes frame, int codec, int64_t bytes_max):
-    """The records of a compressed batch: one whole frame, at most `bytes_max` bytes of output, nothing after it.
+    """The records of a compressed batch: one whole frame, at most `bytes_max` bytes of output, and no more.
 
     The output grows in steps, so that neither a lie about its size nor a bomb costs more than `bytes_max`.
     """
@@ -193,8 +198,10 @@ cdef class Record:
         self.headers = tuple([(name, content) for name, content in headers])
 
     cdef tuple astuple(self):
-        return (self.topic, self.partition, self.offset, self.generation, self.timestamp_ms, self.key, self.value,
-                self.headers)
+        return (
+            self.topic, self.partition, self.offset, self.generation, self.timestamp_ms,
+            self.key, self.value, self.headers,
+        )
 
     def __eq__(self, other):
         if type(other) is not Record:
@@ -277,17 +284,21 @@ cdef class Decoder:
     cdef Fault take_batch(self, const uint8_t* batch, const BatchHeader* header, int64_t position) except *:
         cdef const uint8_t* records = batch + HEADER_SIZE
         cdef int64_t size = header.size - HEADER_SIZE
+        cdef int codec = batch_codec(header)
         cdef bytes plain
-        if batch_codec(header) == CODEC_NONE:
+        if codec == CODEC_NONE:
             return self.take_records(records, records + size, header)
         try:
-            plain = decompress((<const char*> records)[:size], batch_codec(header), self.decompressed_bytes_max)
+            plain = decompress((<const char*> records)[:size], codec, self.decompressed_bytes_max)
         except (ValueError, RuntimeError, _zlib.error) as error:     # lz4 raises RuntimeError for a bad frame
-            raise CorruptBatch(f"the records of the batch at byte {position}: {error}", position=position) from error
+            message = f"the records of the batch at byte {position} {error}"
+            raise CorruptBatch(message, position=position) from error
         records = <const uint8_t*> PyBytes_AS_STRING(plain)
         return self.take_records(records, records + PyBytes_GET_SIZE(plain), header)
 
-    cdef Fault take_records(self, const uint8_t* data, const uint8_t* end, const BatchHeader* header) except *:
+    cdef Fault take_records(
+        self, const uint8_t* data, const uint8_t* end, const BatchHeader* header
+    ) except *:
         cdef RecordView view
         cdef int32_t last_delta = -1
         cdef int64_t delta_min = 0
@@ -320,14 +331,18 @@ cdef class Decoder:
         if header.attributes & APPEND_TIME_BIT:
             record.timestamp_ms = header.max_timestamp
         else:       # unsigned: any sum of outside numbers is defined
-            record.timestamp_ms = <int64_t> (<uint64_t> header.base_timestamp + <uint64_t> view.timestamp_delta)
+            record.timestamp_ms = <int64_t> (
+                <uint64_t> header.base_timestamp + <uint64_t> view.timestamp_delta
+            )
         record.key = bytes_of(view.key, view.key_size)
         record.value = bytes_of(view.value, view.value_size)
         record.headers = headers_of(view) if view.header_count else self.no_headers
         return record
 
 
-cdef Decoder decoder_of(str topic, int partition, int64_t from_offset, bint verify, int64_t decompressed_bytes_max):
+cdef Decoder decoder_of(
+    str topic, int partition, int64_t from_offset, bint verify, int64_t decompressed_bytes_max
+):
     cdef Decoder decoder = Decoder.__new__(Decoder)
     decoder.out = []
     decoder.topic = topic
@@ -350,7 +365,8 @@ def decode_records(
 
 
 def decode_values(
-    object data, *, int64_t from_offset=0, bint verify=True, int64_t decompressed_bytes_max=DECOMPRESSED_BYTES_MAX
+    object data, *, int64_t from_offset=0, bint verify=True,
+    int64_t decompressed_bytes_max=DECOMPRESSED_BYTES_MAX,
 ):
     """As decode_records, the bare values only; and the offset to fetch from next."""
     cdef Decoder decoder = decoder_of(None, 0, from_offset, verify, decompressed_bytes_max)

@@ -1,14 +1,14 @@
 # Spans: stamped batches of one generation with dense offsets, in one piece of memory that never changes.
 #
 # SpanMemory owns the bytes and the table of batch ends. A Span is a window of whole batches on it, so that a
-# suffix costs nothing, and an export keeps Span and memory alive. The bytes are written once, by SpanBuilder or
-# Span.parse, before the first Span on them exists.
+# suffix costs nothing, and an export keeps Span and memory alive. The bytes are written once, by SpanBuilder
+# or Span.parse, before the first Span on them exists.
 
 cdef enum:
-    START_RECORD_SIZE = 20
+    START_SIZE = 81     # of the whole batch
 
-# The one record of a start-of-generation entry: key int16 version 0, int16 type 2 (LEADER_CHANGE); value KRaft's
-# LeaderChangeMessage version 0 with the leader unnamed (the generation table knows it) and no voters listed.
+# The one record of a start-of-generation entry. Key: int16 version 0, int16 type 2 (LEADER_CHANGE). Value:
+# KRaft's LeaderChangeMessage version 0 with leader -1 and no voters, which nobody reads.
 cdef const uint8_t* START_RECORD = (
     b"\x26\x00\x00\x00" b"\x08\x00\x00\x00\x02" b"\x12\x00\x00\xff\xff\xff\xff\x01\x01\x00" b"\x00"
 )
@@ -72,6 +72,9 @@ cdef class SpanMemory:
         self.count += 1
 
 
+cdef SpanMemory NO_MEMORY = SpanMemory.__new__(SpanMemory)
+
+
 @cython.final
 @cython.freelist(64)
 @cython.no_gc
@@ -84,6 +87,9 @@ cdef class Span:
     cdef readonly int64_t base_offset
     cdef readonly int64_t end_offset
     cdef readonly int generation
+
+    def __cinit__(self):
+        self.memory = NO_MEMORY     # so that even a Span.__new__(Span) has memory to look at: none
 
     def __init__(self):
         raise TypeError("a Span is made by SpanBuilder.build() or Span.parse()")
@@ -100,7 +106,8 @@ cdef class Span:
         return self.memory.size - self.start
 
     def __getbuffer__(self, Py_buffer* buffer, int flags):
-        PyBuffer_FillInfo(buffer, self, self.memory.data + self.start, self.memory.size - self.start, 1, flags)
+        cdef int64_t size = self.memory.size - self.start
+        PyBuffer_FillInfo(buffer, self, self.memory.data + self.start, size, 1, flags)
 
     def __repr__(self):
         return (f"Span(offsets [{self.base_offset}, {self.end_offset}), generation={self.generation}, "
@@ -192,7 +199,9 @@ cdef class Span:
         """
         cdef int64_t first = self.find(start)
         cdef int64_t last = self.reach(
-            first, self.end_offset if end is None else end, self.memory.size if bytes_max is None else bytes_max
+            first,
+            self.end_offset if end is None else end,
+            self.memory.size if bytes_max is None else bytes_max,
         )
         view = PyMemoryView_FromObject(self)
         if first == self.first and last == self.memory.count:
@@ -229,8 +238,10 @@ cdef class Span:
                 raise InvariantBroken(f"{self!r} changed in memory")
             if header.producer_id >= 0 and not header.attributes & CONTROL_BIT:
                 batches.append((
-                    header.producer_id, header.producer_epoch, header.base_sequence, last_sequence_of(&header),
-                    header.base_offset, header.base_offset + header.last_offset_delta, header.max_timestamp,
+                    header.producer_id, header.producer_epoch,
+                    header.base_sequence, last_sequence_of(&header),
+                    header.base_offset, header.base_offset + header.last_offset_delta,
+                    header.max_timestamp,
                 ))
             position = self.memory.ends[index].position
         return batches
@@ -259,7 +270,7 @@ cdef class SpanBuilder:
     cdef readonly int64_t end_offset
     cdef readonly int generation
 
-    def __init__(self, int64_t base_offset, int32_t generation):
+    def __cinit__(self, int64_t base_offset, int32_t generation):
         if base_offset < 0 or generation < 0:
             raise ValueError(f"no span starts at offset {base_offset} in generation {generation}")
         self.memory = SpanMemory.__new__(SpanMemory)
@@ -276,11 +287,11 @@ cdef class SpanBuilder:
         return self.memory
 
     def add(self, object records, BatchInfo info not None):
-        """Copy the batch that `info` describes: `records` is the buffer that check_client_batches() checked, or
+        """Copy the batch that `info` describes, from the buffer that check_client_batches() checked or from
         just that batch's bytes.
 
-        Its base offset becomes this span's end offset, its generation this span's; returns the new end offset.
-        Raises ValueError when the buffer no longer holds that batch, or offsets are exhausted.
+        Its base offset becomes this span's end offset, its generation this span's; returns the new end
+        offset. Raises ValueError when the buffer no longer holds that batch, or offsets are exhausted.
         """
         cdef SpanMemory memory = self.open_memory()
         cdef Py_buffer view
@@ -292,7 +303,7 @@ cdef class SpanBuilder:
         PyObject_GetBuffer(records, &view, PyBUF_SIMPLE)
         try:
             position = 0 if view.len == info.header.size else info.position
-            if position > view.len - info.header.size:
+            if info.header.size < HEADER_SIZE or position > view.len - info.header.size:
                 raise ValueError(f"{info!r} lies outside a buffer of {view.len} bytes")
             memory.reserve(info.header.size)
             copy = memory.data + memory.size
@@ -319,13 +330,13 @@ cdef class SpanBuilder:
         cdef uint8_t* batch
         if self.end_offset >= INT64_MAX - 1:
             raise ValueError("no offsets are left")
-        memory.reserve(HEADER_SIZE + START_RECORD_SIZE)
+        memory.reserve(START_SIZE)
         batch = memory.data + memory.size
-        memcpy(batch + HEADER_SIZE, START_RECORD, START_RECORD_SIZE)
-        write_header(batch, HEADER_SIZE + START_RECORD_SIZE, CONTROL_BIT, 1, timestamp_ms, timestamp_ms, -1, -1, -1)
+        memcpy(batch + HEADER_SIZE, START_RECORD, START_SIZE - HEADER_SIZE)
+        write_header(batch, START_SIZE, CONTROL_BIT, 1, timestamp_ms, timestamp_ms, -1, -1, -1)
         stamp(batch, self.end_offset, self.generation)
         self.end_offset += 1
-        memory.extend(self.end_offset, HEADER_SIZE + START_RECORD_SIZE)
+        memory.extend(self.end_offset, START_SIZE)
         return self.end_offset
 
     def build(self):

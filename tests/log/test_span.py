@@ -1,10 +1,19 @@
 """Spans: stamping, dense offsets, slices on batch boundaries, and who owns the memory."""
 
+import copy
 import gc
 
 import pytest
 
-from rlog._core import BatchBuilder, Span, SpanBuilder, check_client_batches, decode_values, iterate_batches
+from rlog._core import (
+    BatchBuilder,
+    BatchInfo,
+    Span,
+    SpanBuilder,
+    check_client_batches,
+    decode_values,
+    iterate_batches,
+)
 from rlog.errors import CorruptBatch
 
 BATCH_BYTES_MAX = 1 << 20
@@ -251,3 +260,10 @@ def test_spans_and_infos_are_not_made_by_hand() -> None:
     for kind in (Span, type(iterate_batches(span_of([1]))[0])):
         with pytest.raises(TypeError, match="is made by"):
             kind()
+    empty = Span.__new__(Span)
+    assert (bytes(empty), empty.size, empty.count, empty.producer_batches()) == (b"", 0, 0, [])
+    assert (bytes(empty.slice(0)), empty.boundary(0, 1, 1)) == (b"", 0)
+    with pytest.raises(ValueError, match="lies outside"):
+        SpanBuilder(0, 1).add(b"", BatchInfo.__new__(BatchInfo))
+    with pytest.raises(TypeError, match="no default __reduce__"):
+        copy.copy(span_of([1]))
