@@ -1,15 +1,15 @@
 """Meta: what a node must never forget, for all its partitions, in two copies (SAFETY 52).
 
-`meta.a` and `meta.b` hold the same chain of records:
+`meta.a` and `meta.b` hold the same chain of frames, one for each flush:
 
     header   8 "RLOGMETA" | 4 version | 4 crc32c of the 12 bytes before
-    record   4 body length | 4 crc32c  | 8 sequence | body (JSON: [kind, field …])
+    frame    4 body length | 4 crc32c | 8 sequence of its first record | body (JSON: [[kind, field …] …])
 
-A record's CRC continues the CRC of the record before it, so a chain is valid up to its first bad byte and a
-record cannot be missing from its middle. The first record is a snapshot of everything; sequences rise by one
-for ever, across compactions.
+A frame's CRC continues the CRC of the frame before it, so a chain is valid up to its first bad byte and
+nothing can be missing from its middle. The first frame is one record, a snapshot of everything; sequences
+rise by one for ever, across compactions.
 
-Each flush writes the records to `a`, fdatasyncs it, and only then writes `b`. So at a crash the copies
+Each flush writes its frame to `a`, fdatasyncs it, and only then writes `b`. So at a crash the copies
 differ in one way only: `b` lacks, or holds torn, what `a` holds whole; or `a` holds torn what `b` does not
 hold at all. Every other difference is damage: one copy's is healed from the other, both copies' is refused
 by name, for a vote may be lost. `judge` is this paragraph as code.
@@ -169,9 +169,11 @@ _CHANGES: dict[str, Callable[..., None]] = {
 }
 
 
-def encode_record(record: list[Any], sequence: int, previous_crc: int) -> tuple[bytes, int]:
-    """A framed record, and its CRC, which the next one continues."""
-    body = json.dumps(record, separators=(",", ":"), sort_keys=True).encode()
+def encode_frame(records: list[list[Any]], sequence: int, previous_crc: int) -> tuple[bytes, int]:
+    """A frame of these records, the first of which has `sequence`; and its CRC, which the next one
+    continues.
+    """
+    body = json.dumps(records, separators=(",", ":"), sort_keys=True).encode()
     crc = crc32c(FRAME.pack(len(body), 0, sequence) + body, previous_crc)
     return FRAME.pack(len(body), crc, sequence) + body, crc
 
@@ -203,8 +205,9 @@ def read_chain(data: bytes) -> Chain:
             break
         if chain.records and sequence != chain.last_sequence + 1:
             break
-        chain.records.append(json.loads(body))
-        chain.last_sequence = sequence
+        records = json.loads(body)
+        chain.records += records
+        chain.last_sequence = sequence + len(records) - 1
         previous_crc = crc
         position += FRAME.size + length
     chain.damaged = any(data[position:] if chain.records else data)
@@ -236,7 +239,7 @@ class Meta:
         self.state = state
         self._bytes_max = bytes_max
         self._sequence = sequence
-        self._queued: list[bytes] = []
+        self._queued: list[list[Any]] = []
         self._crc = 0
         self._files: list[File] = []
         self._size = 0  # of each copy, queued records not included
@@ -313,8 +316,7 @@ class Meta:
         """Apply a record and queue it; returns its sequence."""
         self.state.apply(list(record))
         self._sequence += 1
-        framed, self._crc = encode_record(list(record), self._sequence, self._crc)
-        self._queued.append(framed)
+        self._queued.append(list(record))
         return self._sequence
 
     def save_vote(self, partition: str, generation: int, vote: int) -> int:
@@ -338,8 +340,8 @@ class Meta:
         """
         if self._inflight is not None or self.failed is not None or not self._queued:
             return None
-        data = b"".join(self._queued)
-        self._queued.clear()
+        first = self._sequence - len(self._queued) + 1
+        data, self._crc = encode_frame(self._queued, first, self._crc)
         if self._size + len(data) > max(self._bytes_max, 4 * self._compacted_size):
             job = self._rewrite_job()
         else:
@@ -348,6 +350,7 @@ class Meta:
                 job.write(file, self._size, [data])
                 job.fdatasync(file)
             self._size += len(data)
+        self._queued.clear()
         job.tag = self._sequence
         self._inflight = job
         return job
@@ -363,7 +366,7 @@ class Meta:
 
     def _rewrite_job(self) -> DiskJob:
         """Compaction: a new file of one snapshot record for each copy, one after the other."""
-        frame, self._crc = encode_record(["snapshot", self.state.to_json()], self._sequence, 0)
+        frame, self._crc = encode_frame([["snapshot", self.state.to_json()]], self._sequence, 0)
         header = MAGIC + VERSION.to_bytes(4, "big")
         data = header + crc32c(header).to_bytes(4, "big") + frame
         job = DiskJob(self._vfs)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from rlog._core import BatchInfo, Span, Vfs, iterate_batches
+from rlog._core import BatchInfo, DiskJob, Span, Vfs, iterate_batches
 from rlog.errors import DataDirectoryError
 from rlog.log.log import PartitionLog
 from rlog.log.producers import ProducerTable
@@ -89,6 +89,9 @@ class Life:
         self.storage: Storage
         self._vote_sequence = 0
         self._cut_sequence = 0
+        self._random = Random(5)
+        self._meta_job: DiskJob | None = None
+        self._log_job: DiskJob | None = None
 
     @property
     def log(self) -> PartitionLog:
@@ -118,26 +121,31 @@ class Life:
         self.book.votes.append((generation, vote))
         self._vote_sequence = self.storage.meta.save_vote(NAME, generation, vote)
 
-    def settle(self) -> None:
-        """Run jobs until there is none, operation by operation, and write down what each end promises."""
-        while True:
-            meta_job = self.storage.meta.flush_job()
-            if meta_job is not None:
-                while meta_job.step():
-                    pass
-                self.storage.meta.flush_done(meta_job)
-                if self.storage.meta.flushed_sequence >= self._vote_sequence:
-                    self.book.votes = self.book.votes[-1:]
-                if self.storage.meta.flushed_sequence >= self._cut_sequence:
-                    self.book.histories = self.book.histories[-1:]
-                continue
-            job = self.log.flush_job()
-            if job is None:
+    def settle(self, steps: int = 1 << 30) -> None:
+        """Run jobs of meta and of the log side by side, one operation at a time, until there is none; or only
+        `steps` operations, which leaves what is under way in flight."""
+        for _ in range(steps):
+            self._meta_job = self._meta_job or self.storage.meta.flush_job()
+            self._log_job = self._log_job or self.log.flush_job()
+            if self._meta_job is not None and (self._log_job is None or self._random.random() < 0.5):
+                if not self._meta_job.step():
+                    self._meta_job = self._meta_done(self._meta_job)
+            elif self._log_job is not None:
+                if not self._log_job.step():
+                    self._log_job = self._log_done(self._log_job)
+            else:
                 return
-            while job.step():
-                pass
-            self.log.flush_done(job)
-            self.book.acked = self.log.flushed_offset
+
+    def _meta_done(self, job: DiskJob) -> None:
+        self.storage.meta.flush_done(job)
+        if self.storage.meta.flushed_sequence >= self._vote_sequence:
+            self.book.votes = self.book.votes[-1:]
+        if self.storage.meta.flushed_sequence >= self._cut_sequence:
+            self.book.histories = self.book.histories[-1:]
+
+    def _log_done(self, job: DiskJob) -> None:
+        self.log.flush_done(job)
+        self.book.acked = self.log.flushed_offset
 
     def sync_watermarks(self) -> None:
         job = self.storage.watermark_job()
@@ -151,6 +159,7 @@ def life_of_appends_votes_and_rolls(life: Life) -> None:
     life.append(1)
     life.settle()
     life.vote(2, 3)
+    life.storage.meta.save_pins({node: f"{node:032x}" for node in range(1, 30)})  # a frame of three sectors
     life.settle()
     for number in range(4):
         life.append(2, batches=2, size=200, producer=(77, 0, 4 * number))
@@ -188,6 +197,23 @@ def life_of_cuts(life: Life) -> None:
     life.settle()
 
 
+def life_of_late_completions(life: Life) -> None:
+    """Cuts while a round is under way, before, between and after its operations, and while a cut is."""
+    life.open()
+    life.append(1, size=300)
+    life.settle()
+    for generation in range(2, 9):
+        life.append(generation, size=250, producer=(3, 0, 4 * generation))
+        life.append(generation, size=250, producer=(3, 0, 4 * generation + 2))
+        life.settle(steps=5 + generation)
+        start = life.log.generations.entries()[-1][1]
+        life.cut(start + 2 * (generation % 2))
+        life.append(generation, size=70 * generation, batches=2) if generation % 2 else None
+        life.settle(steps=3 * generation)
+        life.vote(generation, 1)
+    life.settle()
+
+
 def subsets(disk: MemoryDisk, random: Random) -> Iterator[list[int]]:
     """Outcomes of a power cut: for each unsynced effect, which version is kept."""
     counts = disk.unsynced()
@@ -220,7 +246,7 @@ def crash_everywhere(
     return points
 
 
-SCRIPTS = [life_of_appends_votes_and_rolls, life_of_cuts]
+SCRIPTS = [life_of_appends_votes_and_rolls, life_of_cuts, life_of_late_completions]
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -99,7 +99,7 @@ def test_a_cut_takes_effect_in_memory_at_once_and_on_disk_before_new_bytes(stora
     assert storage.meta.state.partitions[NAME].unfinished_cut is None
 
 
-@pytest.mark.parametrize("offset", [7, 5, 13])
+@pytest.mark.parametrize("offset", [4, 7, 13])
 def test_a_cut_below_the_hwm_off_a_boundary_or_past_the_end_breaks_an_invariant(
     storage: Storage, offset: int
 ) -> None:

@@ -1,7 +1,7 @@
 """Damage on disk: a flipped bit or a shortened file never makes an acknowledged record vanish unnoticed.
 
-The one property behind all of these (SAFETY 19): after a recovery, either everything flushed is there, unchanged,
-or the log says so: it is `suspect`, or has `damage`.
+The one property behind all of these (SAFETY 19): after a recovery, either everything flushed is there,
+unchanged, or the log says that it may not be: it is `suspect`, or has `damage`.
 """
 
 from collections.abc import Iterator
@@ -89,6 +89,16 @@ def test_any_flipped_bit_of_a_segment_is_noticed(case: Crashed) -> None:
         assert verdict != "harmless" or bit >= 8 * len(case.flushed), f"bit {bit} passed unseen"
         verdicts.add(verdict)
     assert verdicts >= {"rot"} if case.watermark else verdicts >= {"suspect"}
+
+
+def test_without_watermarks_zeros_in_a_batch_do_not_make_it_torn() -> None:
+    """They may be the batch's own; only a watermark that is known to be low enough tells (SAFETY 19)."""
+    case = crashed(lose_watermarks=False, zeros=True)
+    case.disk.unlink("/data/watermarks")
+    for bit in range(0, len(case.flushed) * 8, 29):
+        disk = case.disk.copy()
+        disk.flip(FIRST, bit)
+        assert is_noticed_or_harmless(disk, case.flushed) in ("rot", "suspect")
 
 
 def test_a_segment_of_any_shorter_length_is_noticed(case: Crashed) -> None:
