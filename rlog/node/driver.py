@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from rlog._core import SpanBuilder
-from rlog.errors import InvariantBroken
+from rlog.errors import CorruptLog, InvariantBroken, StorageFailed
 from rlog.raft.effects import (
     Cut,
     Fatal,
@@ -90,9 +90,16 @@ class Driver:
 
     def carry_out(self, partition: Partition, span: Span | None = None) -> None:
         """All effects of the input just given. span: the records that came with the message stepped."""
+        failure: StorageFailed | CorruptLog | None = None
         for effect in partition.replica.take_effects():
-            self._carriers[type(effect)](partition, effect, span)
+            try:
+                self._carriers[type(effect)](partition, effect, span)
+            except (StorageFailed, CorruptLog) as error:
+                # A read of records to send, most likely. The other effects, a vote say, do not depend on it.
+                failure = error
         self.wake(partition)
+        if failure is not None:
+            partition.storage_failed(str(failure))
 
     def _save_vote(self, partition: Partition, effect: SaveVote, span: Span | None) -> None:
         sequence = self._meta.save_vote(partition.name, effect.generation, effect.vote)

@@ -37,7 +37,7 @@ class Flusher:
     # ---------------------------------------------------------------------------------------------- meta
 
     def when_saved(self, sequence: int, callback: Callable[[], None]) -> None:
-        """Call back once meta is fsynced up to `sequence`; asked for in the order of sequences."""
+        """Call back once meta is fsynced up to `sequence` (at once if it is), after whoever asked before."""
         if self._meta.flushed_sequence >= sequence:
             callback()
             return
@@ -76,7 +76,11 @@ class Flusher:
             return
         # What the log queued in meta (a generation's start, a cut) goes first: SAFETY 3, 14.
         self.flush_meta()
-        job = partition.log.flush_job()
+        try:
+            job = partition.log.flush_job()
+        except OSError as error:
+            partition.storage_failed(str(error))
+            return
         if job is not None:
             self._submit(job, lambda done: self._log_done(partition, done))
         elif self._meta_in_flight:

@@ -12,9 +12,10 @@ Why all of them: were a majority enough, nodes 1 and 2 could commit while 3 neve
 both are empty, both are the majority, and what was committed is gone. With the table, the wiped node 2 has
 another uuid than the one pinned, and is refused by name.
 
-Ever after a majority suffices, because a confirmed node needs nobody's word. Each node also pins the highest
-incarnation it has seen of every peer and refuses a lower one: an old copy of a data directory that came back
-has forgotten votes.
+Ever after a majority suffices, because a confirmed node needs nobody's word. Each node also pins the last
+incarnation it has seen of every peer and refuses an older one: an old copy of a data directory that came back
+has forgotten votes. So that a copy which counts up to the same number is noticed too, the incarnation told to
+peers has the counter of starts in its upper half and a number drawn at this start in its lower.
 
 A difference in what all nodes must have in common (voters, topics, pins) is found at the first Hello. Which
 side is wrong no program can know. So a node refuses to start when those that may still agree with it are no
@@ -24,6 +25,7 @@ majority goes on, and only refuses the other's connections.
 
 import logging
 from collections.abc import Callable, Mapping
+from random import Random
 from typing import Protocol
 
 from rlog.config import NodeConfig
@@ -62,7 +64,7 @@ class PeerRefusedError(RlogError):
 class Identity:
     """Decides who is accepted as a peer, and keeps the pin table. No I/O of its own.
 
-    when_saved(sequence, callback): calls back once meta is fsynced up to the sequence.
+    when_saved(sequence, callback): calls back once meta is fsynced up to the sequence; at once if it is.
     announce(): what `hello()` says has changed; tell the peers.
     confirmed_now(): the table is confirmed; consensus may begin.
     failed(error): this node must not run.
@@ -73,6 +75,7 @@ class Identity:
         config: NodeConfig,
         store: PinStore,
         *,
+        random: Random,
         when_saved: Callable[[int, Callable[[], None]], None],
         announce: Callable[[], None],
         confirmed_now: Callable[[], None],
@@ -86,13 +89,14 @@ class Identity:
         self._failed = failed
         self.node_id = config.node_id
         self.uuid = store.replica_uuid
-        self.incarnation = store.incarnation
+        self.incarnation = store.incarnation << 32 | random.getrandbits(32)
         self.voters = tuple(sorted(config.voters))
         self.topics = dict(sorted(config.topics.items()))
         # Only what is fsynced may be announced: a peer takes it as a promise that outlives this process.
         self.fsynced_pins: dict[int, str] = dict(store.pins)
         self.confirmed = store.pins_confirmed
         self._saving = False
+        self._incarnation_saves: dict[int, int] = {}  # by peer: the meta sequence of its incarnation
         self._heard: dict[int, Hello] = {}
         self._objections: dict[int, str] = {}
         self._agreed: dict[int, None] = {}  # peers that accepted us as we accepted them
@@ -137,13 +141,12 @@ class Identity:
             self._objections.pop(hello.node_id, None)
             self._agreed[hello.node_id] = None
         self._advance()
-        if self._store.peer_incarnations.get(hello.node_id, 0) < hello.incarnation:
-            # Fsynced before anything of the new incarnation counts: else a crash of ours would let an older
-            # copy of the peer back in.
+        if self._store.peer_incarnations.get(hello.node_id) != hello.incarnation:
             sequence = self._store.save_peer_incarnation(hello.node_id, hello.incarnation)
-            self._when_saved(sequence, accepted)
-        else:
-            accepted()
+            self._incarnation_saves[hello.node_id] = sequence
+        # Fsynced before anything of the new incarnation counts: else a crash of ours would let an older copy
+        # of the peer back in.
+        self._when_saved(self._incarnation_saves.get(hello.node_id, 0), accepted)
 
     def refused_by(self, node_id: int, refusal: Refusal) -> None:
         """A peer refused this node: what is the receiver's there is the sender's here."""
@@ -189,11 +192,11 @@ class Identity:
                 "A node was wiped during the first boot: wipe all of them and start again",
                 EITHER,
             )
-        highest = self._store.peer_incarnations.get(peer, 0)
-        if hello.incarnation < highest:
+        last = self._store.peer_incarnations.get(peer, 0)
+        if hello.incarnation != last and hello.incarnation >> 32 <= last >> 32:
             return Refusal(
-                f"node {peer} runs incarnation {hello.incarnation}, but {highest} was seen before: its data "
-                "directory is an old copy and has forgotten votes",
+                f"node {peer} runs incarnation {hello.incarnation >> 32}, but another {last >> 32} was seen "
+                "before: its data directory is an old copy and has forgotten votes",
                 YOURS,
             )
         return None

@@ -95,6 +95,7 @@ class Node:
         self.identity = Identity(
             self.config,
             self.storage.meta,
+            random=self.env.random,
             when_saved=self._flusher.when_saved,
             announce=self.peers.announce,
             confirmed_now=self._begin_consensus,
@@ -136,7 +137,7 @@ class Node:
             self.node_id,
             self.config.cluster_id,
             self.identity.uuid,
-            self.identity.incarnation,
+            self.storage.meta.incarnation,
             len(self.partitions),
         )
 
@@ -319,7 +320,7 @@ class Node:
         return {
             "node_id": self.node_id,
             "cluster_id": self.config.cluster_id,
-            "incarnation": self.identity.incarnation,
+            "incarnation": self.storage.meta.incarnation,
             "uuid": self.identity.uuid,
             "version": rlog.__version__,
             "partitions": [partition.describe() for partition in self._numbered],

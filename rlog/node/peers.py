@@ -55,6 +55,7 @@ PING_S = 1.0
 UNANSWERED_COUNT_MAX = 3
 # A connection must have lived this long for its redial to begin without a pause.
 STABLE_S = 1.0
+UNREAD_PONGS_BYTES_MAX = 64 * 1024
 # How many appends of different partitions share a frame: their heads need room in it too.
 APPENDS_PER_FRAME_MAX = 512
 
@@ -113,6 +114,9 @@ class _Connection(asyncio.BufferedProtocol, ABC):
     def write(self, buffers: Sequence[bytes | memoryview]) -> None:
         if self.transport is not None and not self.transport.is_closing():
             self.transport.writelines(buffers)
+
+    def unsent_bytes(self) -> int:
+        return self.transport.get_write_buffer_size() if self.transport is not None else 0
 
     def cancel_impatience(self) -> None:
         if self._impatience is not None:
@@ -180,6 +184,8 @@ class _Inbound(_Connection):
         if frame.kind == FrameKind.MESSAGES:
             self.peers.received(hello.node_id, decode_messages(frame.head, frame.payload))
         elif frame.kind == FrameKind.PING:
+            if self.unsent_bytes() > UNREAD_PONGS_BYTES_MAX:
+                raise ProtocolError("pings are sent, their answers are not read")
             self.write(self.writer.frame(FrameKind.PONG, b""))
         else:
             raise ProtocolError(f"unexpected {frame.kind.name.lower()}")
@@ -291,12 +297,14 @@ class PeerLink:
     # ------------------------------------------------------------------------------------------- sending
 
     def send(self, partition: int, message: Message, payload: Sequence[memoryview]) -> None:
+        """Queue for the end of this tick; what the peer cannot take now is dropped."""
+        self.peers.unflushed[self] = None
         if not payload:
             self._control_head.append(encode_message(partition, message))
             return
         size = sum(map(len, payload))
         bulk = self.connections.get(BULK)
-        if bulk is None or self._unsent_bytes(bulk) + size > self.peers.config.peer_write_bytes_max:
+        if bulk is None or bulk.unsent_bytes() + size > self.peers.config.peer_write_bytes_max:
             self.dropped_appends += 1
             return
         full = len(self._bulk_head) >= APPENDS_PER_FRAME_MAX
@@ -315,7 +323,7 @@ class PeerLink:
             head, self._control_head = b"".join(self._control_head), []
             control = self.connections.get(CONTROL)
             # Small messages too are dropped when the peer takes nothing: every one of them is repeated.
-            if control is not None and self._unsent_bytes(control) < self.peers.config.peer_write_bytes_max:
+            if control is not None and control.unsent_bytes() < self.peers.config.peer_write_bytes_max:
                 control.write(control.writer.frame(FrameKind.MESSAGES, head))
 
     def _flush_bulk(self) -> None:
@@ -324,9 +332,6 @@ class PeerLink:
         bulk = self.connections.get(BULK)
         if bulk is not None:
             bulk.write(bulk.writer.frame(FrameKind.MESSAGES, head, payload, size))
-
-    def _unsent_bytes(self, connection: _Outbound) -> int:
-        return connection.transport.get_write_buffer_size() if connection.transport is not None else 0
 
     # ------------------------------------------------------------------------------------------- dialing
 
@@ -410,6 +415,7 @@ class Peers:
         self.links: dict[int, PeerLink] = {
             peer: PeerLink(self, peer, address) for peer, address in sorted(config.peers.items())
         }
+        self.unflushed: dict[PeerLink, None] = {}
         self.inbound: dict[_Inbound, None] = {}
         # Room for the header and the heads of the messages that share the frame.
         self.frame_payload_bytes_max = config.peer_frame_bytes_max - 32 * 1024
@@ -464,8 +470,11 @@ class Peers:
                 link.connections[CONTROL].say_hello()
 
     def flush(self) -> None:
-        for link in self.links.values():
-            link.flush()
+        """Send what was queued in this tick."""
+        if self.unflushed:
+            for link in self.unflushed:
+                link.flush()
+            self.unflushed.clear()
 
     def received(self, peer: int, envelopes: list[Envelope]) -> None:
         # Before the pin table is confirmed nobody votes, grants or acknowledges (SAFETY 20).

@@ -98,7 +98,7 @@ async def test_a_restart_of_all_keeps_everything_and_the_generations_grow(tmp_pa
         leader = await cluster.leader()
         assert leader.generation > generation
         assert values_of(leader, leader.hwm) == [b"kept"] * 10
-        assert {node.identity.incarnation for node in cluster.nodes.values()} == {2}
+        assert {node.describe()["incarnation"] for node in cluster.nodes.values()} == {2}
 
 
 @on_uvloop
@@ -163,17 +163,16 @@ async def test_an_old_copy_of_a_data_directory_is_refused(tmp_path):
         await cluster.leader()
         await cluster.stop()
         shutil.copytree(tmp_path / "1", tmp_path / "copy")
-        for _ in range(2):
-            await cluster.start()
-            for link in cluster.nodes[1].peers.links.values():
-                await until(lambda link=link: link.is_up, f"node 1 talks to node {link.peer}")
-            await cluster.stop()
+        await cluster.start()
+        for link in cluster.nodes[1].peers.links.values():
+            await until(lambda link=link: link.is_up, f"node 1 talks to node {link.peer}")
+        await cluster.stop()
         shutil.rmtree(tmp_path / "1")
         (tmp_path / "copy").rename(tmp_path / "1")
         await cluster.start()
         error = await cluster.failure_of(1)
         assert isinstance(error, DataDirectoryError)
-        assert "incarnation 2, but 3 was seen" in str(error)
+        assert "incarnation 2, but another 2 was seen" in str(error)
 
 
 @on_uvloop

@@ -3,6 +3,7 @@ directly; what they save is 'fsynced' when the test says so."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from random import Random
 
 import pytest
 
@@ -47,17 +48,25 @@ class Member:
         self.config = NodeConfig(node_id=node_id, data_dir="d", peers=peers, **values)
         self.store = store
         self.waiting: list[Callable[[], None]] = []
+        self.fsynced = store.sequence
         self.began = 0
         self.announced = 0
         self.failures: list[RlogError] = []
         self.identity = Identity(
             self.config,
             store,
-            when_saved=lambda sequence, callback: self.waiting.append(callback),
+            random=Random(0),
+            when_saved=self._when_saved,
             announce=self._announce,
             confirmed_now=self._begin,
             failed=self.failures.append,
         )
+
+    def _when_saved(self, sequence: int, callback: Callable[[], None]) -> None:
+        if sequence <= self.fsynced:
+            callback()
+        else:
+            self.waiting.append(callback)
 
     def _announce(self) -> None:
         self.announced += 1
@@ -66,6 +75,7 @@ class Member:
         self.began += 1
 
     def fsync(self) -> None:
+        self.fsynced = self.store.sequence
         waiting, self.waiting = self.waiting, []
         for callback in waiting:
             callback()
@@ -205,20 +215,26 @@ def test_an_old_copy_of_a_data_directory_is_refused():
     one, two = pinned(1), pinned(2)
     two.tell(one)
     one.fsync()
-    assert one.store.peer_incarnations == {2: 5}
-    two.store.incarnation = 4
-    copy = Member(2, two.store)
-    with pytest.raises(PeerRefusedError, match="incarnation 4, but 5 was seen"):
-        copy.tell(one)
+    assert one.store.peer_incarnations == {2: two.identity.incarnation}
+    assert two.tell(one), "the same start again: another connection of it"
+    for count, drawn in ((4, 0), (5, 1)):
+        two.store.incarnation = count
+        copy = Member(2, two.store)
+        copy.identity.incarnation += drawn
+        with pytest.raises(PeerRefusedError, match=f"incarnation {count}, but another 5 was seen"):
+            copy.tell(one)
+    two.store.incarnation = 6
+    Member(2, two.store).tell(one)
 
 
 def test_a_new_incarnation_is_accepted_only_once_it_is_fsynced():
     one, two = pinned(1), pinned(2)
     accepted: list[int] = []
     one.identity.receive(two.hello(1), lambda: accepted.append(1))
-    assert accepted == []
+    one.identity.receive(two.hello(1), lambda: accepted.append(2))
+    assert accepted == [], "neither the first connection nor the second"
     one.fsync()
-    assert accepted == [1]
+    assert accepted == [1, 2]
     assert two.tell(one), "known now: accepted at once"
 
 

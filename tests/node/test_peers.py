@@ -1,0 +1,186 @@
+"""Connections between nodes, and peers that misbehave: a connection ends with a reason, nothing moves."""
+
+import asyncio
+import logging
+
+import pytest
+
+from rlog.raft.messages import Heartbeat
+from rlog.wire.frames import FrameKind, FrameReader, FrameWriter, cluster_hash, encode_message
+from rlog.wire.peer import CONTROL, Hello
+
+from .harness import TOPIC, Cluster, batch, on_uvloop, send, until
+
+CLUSTER = cluster_hash("test")
+ANONYMOUS = FrameWriter(cluster=CLUSTER, sender=3, incarnation=1)
+
+
+class Stranger:
+    """Dials a node and says what the test wants. Plays node 3 of the cluster, with its true uuid."""
+
+    def __init__(self, cluster: Cluster, hello: Hello) -> None:
+        self.cluster = cluster
+        self.hello = hello
+        self.target = bytes.fromhex(cluster.nodes[1].identity.uuid)
+
+    @classmethod
+    async def connect(cls, cluster: Cluster, hello: Hello) -> "Stranger":
+        stranger = cls(cluster, hello)
+        port = cluster.configs[1].peer_port
+        stranger.reader, stranger.stream = await asyncio.open_connection("127.0.0.1", port)
+        return stranger
+
+    def frame(self, kind: FrameKind, head: bytes, **changes) -> bytes:
+        fields = {
+            "cluster": CLUSTER,
+            "sender": 3,
+            "incarnation": self.hello.incarnation,
+            "target": self.target,
+        } | changes
+        return b"".join(FrameWriter(**fields).frame(kind, head))
+
+    async def greet(self) -> None:
+        writer = FrameWriter(cluster=CLUSTER, sender=3, incarnation=self.hello.incarnation)
+        self.stream.write(writer.json(FrameKind.HELLO, self.hello.to_json()))
+        frames = FrameReader(cluster=CLUSTER, frame_bytes_max=1 << 20)
+        while True:
+            data = await self.reader.read(frames.BUFFER_BYTES_MIN)
+            assert data, "refused"
+            frames.get_buffer()[: len(data)] = data
+            for frame in frames.received(len(data)):
+                assert frame.kind == FrameKind.HELLO
+                return
+
+    async def ended(self) -> bool:
+        """The node closed the connection."""
+        try:
+            while await self.reader.read(65536):
+                pass
+        except ConnectionError:
+            pass
+        self.stream.close()
+        return True
+
+
+async def pinned_cluster(cluster: Cluster) -> Hello:
+    """A cluster of which node 3 is down; returns the Hello that node 3 would say at its next start."""
+    await cluster.start()
+    await cluster.leader()
+    node = cluster.nodes[3]
+    hello = node.identity.hello(target=1, channel=CONTROL)
+    await cluster.stop(3)
+    fields = {name: getattr(hello, name) for name in Hello.__slots__}
+    return Hello(**fields | {"incarnation": hello.incarnation + (1 << 32)})
+
+
+MISADDRESSED = {
+    "another target": ({"target": bytes(range(16))}, "misaddressed frame"),
+    "another sender": ({"sender": 2}, "not of the hello"),
+    "another incarnation": ({"incarnation": 1}, "not of the hello"),
+    "another cluster": ({"cluster": cluster_hash("other")}, "another cluster"),
+}
+
+
+@pytest.mark.parametrize("case", MISADDRESSED)
+@on_uvloop
+async def test_a_frame_that_is_not_what_the_hello_promised_moves_nothing(tmp_path, caplog, case):
+    """SAFETY 48."""
+    changes, reason = MISADDRESSED[case]
+    caplog.set_level(logging.INFO, logger="rlog.node")
+    async with Cluster(tmp_path) as cluster:
+        stranger = await Stranger.connect(cluster, await pinned_cluster(cluster))
+        await stranger.greet()
+        generation = cluster.partition(1).generation
+        message = encode_message(0, Heartbeat(generation + 7, 0, 0, 0, 1))
+        stranger.stream.write(stranger.frame(FrameKind.MESSAGES, message, **changes))
+        assert await stranger.ended()
+        assert reason in caplog.text
+        assert cluster.partition(1).generation < generation + 7
+
+
+@on_uvloop
+async def test_the_same_frame_well_addressed_is_heard(tmp_path):
+    """The control of the test above: it is the address that made the difference."""
+    async with Cluster(tmp_path) as cluster:
+        stranger = await Stranger.connect(cluster, await pinned_cluster(cluster))
+        await stranger.greet()
+        generation = cluster.partition(1).generation
+        message = encode_message(0, Heartbeat(generation + 7, 0, 0, 0, 1))
+        stranger.stream.write(stranger.frame(FrameKind.MESSAGES, message))
+        assert await until(lambda: cluster.partition(1).generation >= generation + 7, "the message is heard")
+        stranger.stream.close()
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" + bytes(100), "not a peer frame"),
+        (ANONYMOUS.json(FrameKind.HELLO, ["x"]), "unreadable hello"),
+        (ANONYMOUS.json(FrameKind.HELLO, {}), "malformed hello"),
+        (b"".join(ANONYMOUS.frame(FrameKind.PING, b"")), "before the hello"),
+    ],
+    ids=["http", "a list", "an empty object", "a ping"],
+)
+@on_uvloop
+async def test_who_does_not_greet_is_sent_away(tmp_path, caplog, data, reason):
+    async with Cluster(tmp_path) as cluster:
+        stranger = await Stranger.connect(cluster, await pinned_cluster(cluster))
+        stranger.stream.write(data)
+        assert await stranger.ended()
+        assert reason in caplog.text
+        assert (await send(await cluster.leader(), batch([b"unharmed"]))).error == 0
+
+
+@on_uvloop
+async def test_a_message_to_a_partition_that_does_not_exist_ends_the_connection(tmp_path, caplog):
+    async with Cluster(tmp_path) as cluster:
+        stranger = await Stranger.connect(cluster, await pinned_cluster(cluster))
+        await stranger.greet()
+        stranger.stream.write(stranger.frame(FrameKind.MESSAGES, encode_message(9, Heartbeat(1, 0, 0, 0, 1))))
+        assert await stranger.ended()
+        assert "a message to partition 9, of 1" in caplog.text
+
+
+@on_uvloop
+async def test_a_dead_leaders_refused_redial_ends_the_wait_for_it(tmp_path):
+    """SAFETY 40: with timeouts of many seconds, only the hint explains a new leader at once."""
+    timeouts = {"election_timeout_min_ms": 8000, "election_timeout_max_ms": 9000}
+    async with Cluster(tmp_path) as cluster:
+        await cluster.start()
+        await cluster.leader()
+        await cluster.stop()
+        await cluster.start(1, election_timeout_min_ms=600, election_timeout_max_ms=700)
+        await cluster.start(2, 3, **timeouts)
+        leader = await cluster.leader()
+        assert leader.leader_id == 1
+        for node_id in (2, 3):
+            await until(lambda n=node_id: cluster.partition(n).leader_id == 1, f"node {node_id} follows")
+        await cluster.stop(1)
+        started = asyncio.get_running_loop().time()
+        successor = await cluster.leader()
+        assert successor.leader_id in (2, 3)
+        assert asyncio.get_running_loop().time() - started < 4.0
+
+
+@on_uvloop
+async def test_a_slow_peer_costs_bounded_memory_and_catches_up(tmp_path):
+    """Appends beyond `peer_write_bytes_max` are dropped, not queued, and sent again later (SAFETY 45)."""
+    limits = {"peer_write_bytes_max": 2_000_000, "batch_bytes_max": 1_000_000}
+    async with Cluster(tmp_path, **limits) as cluster:
+        await cluster.start()
+        leader = await cluster.leader()
+        slow = next(n for n in (1, 2, 3) if n != leader.leader_id)
+        link = cluster.nodes[leader.leader_id].peers.links[slow]
+        for connection in cluster.nodes[slow].peers.inbound:
+            if connection.hello.node_id == leader.leader_id and connection.hello.channel != CONTROL:
+                connection.transport.pause_reading()
+                paused = connection
+        largest = 0
+        for number in range(60):
+            assert (await send(leader, batch([b"%d" % number, bytes(900_000)]))).error == 0
+            largest = max(largest, link.connections["bulk"].unsent_bytes())
+        assert link.dropped_appends > 0
+        assert largest <= 2_000_000
+        paused.transport.resume_reading()
+        await cluster.all_hold(120)
+        assert cluster.nodes[slow].partitions[TOPIC, 0].hwm == 120
