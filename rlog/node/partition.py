@@ -351,6 +351,9 @@ class Partition:
         except (CorruptLog, StorageFailed) as error:
             logger.error("partition=%s cannot read offset %d: %s", self.name, offset, error)
             return codes.KAFKA_STORAGE_ERROR, [], hwm
+        except InvariantBroken as error:
+            self.invariant_broken(str(error))
+            return codes.KAFKA_STORAGE_ERROR, [], hwm
         return codes.NONE, batches, hwm
 
     def wait_hwm(self, above: int, callback: Callable[[], None]) -> HwmWait:

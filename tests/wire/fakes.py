@@ -143,10 +143,9 @@ class FakeEnv:
 class FakeNode:
     def __init__(self, **settings: Any) -> None:
         settings.setdefault("topics", {"t": 2})
+        settings.setdefault("listen_port", 0)
         peers = {2: PeerAddress("10.0.0.2", 9192, "10.0.0.2", 19092), 3: PeerAddress("h", 1, "10.0.0.3", 2)}
-        self.config = NodeConfig(
-            cluster_id="c", node_id=1, data_dir="unused", listen_port=0, peers=peers, **settings
-        )
+        self.config = NodeConfig(cluster_id="c", node_id=1, data_dir="unused", peers=peers, **settings)
         self.env = FakeEnv()
         self.partitions = {key: FakePartition() for key in self.config.partitions}
 
