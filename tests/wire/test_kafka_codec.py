@@ -34,7 +34,7 @@ Oracle = Callable[[str, int, int, dict[str, Any]], bytes]
 
 SMALL = bytes(range(100))
 LARGE = bytes(range(256)) * 64  # above the size from which sections are not copied
-RECORDS = [("first", [(0, SMALL), (7, LARGE)]), ("zweite-\N{SNOWMAN}", [(2**31 - 1, b"")])]
+RECORDS = [("first", [(0, SMALL), (7, LARGE)]), ("zweite-\N{SNOWMAN}", [(2**31 - 1, b""), (1, LARGE[1:])])]
 
 
 @pytest.fixture(params=list(ORACLES))

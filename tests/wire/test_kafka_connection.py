@@ -8,7 +8,7 @@ import pytest
 from rlog._core import BatchBuilder
 from rlog.errors import ProtocolError
 from rlog.wire import kafka
-from rlog.wire.kafka import codes
+from rlog.wire.kafka import apis, codes
 from rlog.wire.kafka.messages import FetchPartition, FetchRequest
 from tests.wire.fakes import LOOPS, Door, FakeNode, FrameClient, run, until
 
@@ -296,6 +296,47 @@ def test_a_fetch_behind_an_unanswered_request_is_not_started() -> None:
             assert looks == [], "an answer is held back behind an earlier one"
             slow.commit()
             assert [kafka.correlation_id(await client.frame()) for _ in range(1, 20)] == list(range(1, 20))
+
+    run(main())
+
+
+def test_answers_held_back_by_an_earlier_one_are_bounded() -> None:
+    async def main() -> None:
+        node = FakeNode(topics={"t": 4000})
+        slow = node.partitions["t", 0]
+        slow.holds = True
+        async with Door(node) as door:
+            client, witness = await door.client(), await door.client()
+            client.send(produce(batch(10), 0))
+            for number in range(1, 60):
+                client.send(kafka.encode_metadata_request(number, "c", None))
+            await until(lambda: len(slow.pending) == 1)
+            await turns(witness)
+            started = door.server.request_counts[apis.METADATA, 8]
+            assert 1 <= started < 20, "answers that cannot leave pile up"
+            slow.commit()
+            assert [kafka.correlation_id(await client.frame()) for _ in range(60)] == list(range(60))
+
+    run(main())
+
+
+def test_a_connection_lost_while_it_waits_for_the_budget_holds_up_nobody() -> None:
+    async def main() -> None:
+        node = FakeNode(clients_inflight_bytes_max=MIB)
+        slow = node.partitions["t", 0]
+        slow.holds = True
+        async with Door(node) as door:
+            first, second, third = [await door.client() for _ in range(3)]
+            first.send(produce(batch(900_000)))
+            await until(lambda: len(slow.pending) == 1)
+            for number, client in ((1, second), (2, third)):
+                client.send(produce(batch(900_000)))
+                await until(lambda number=number: len(door.server.budget._waiting) == number)
+            next(iter(door.server.budget._waiting)).abort()
+            await until(lambda: door.server.connection_count == 2)
+            slow.holds = False
+            slow.commit()
+            assert await third.frame()
 
     run(main())
 
