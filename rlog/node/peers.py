@@ -304,7 +304,8 @@ class PeerLink:
             return
         size = sum(map(len, payload))
         bulk = self.connections.get(BULK)
-        if bulk is None or bulk.unsent_bytes() + size > self.peers.config.peer_write_bytes_max:
+        unsent_bytes_max = self.peers.config.peer_write_bytes_max - self._bulk_bytes
+        if bulk is None or bulk.unsent_bytes() + size > unsent_bytes_max:
             self.dropped_appends += 1
             return
         full = len(self._bulk_head) >= APPENDS_PER_FRAME_MAX
