@@ -145,6 +145,7 @@ class Connection(asyncio.BufferedProtocol):
         self._write_paused = False
         self._read_paused = False
         self._starting = False
+        self._flush_is_due = False
         self._closing = False
         self._progress = server.loop.time()
         self._transport: asyncio.Transport | None = None
@@ -229,11 +230,11 @@ class Connection(asyncio.BufferedProtocol):
             self.abort()
 
     def answered(self, answer_bytes: int) -> None:
-        """A request got its answer."""
+        """A request got its answer. All that come in one turn of the loop (one commit) leave in one write."""
         self._held_bytes += answer_bytes
-        if not self._starting:
-            self._write_answers()
-            self._start_requests()
+        if not self._starting and not self._flush_is_due:
+            self._flush_is_due = True
+            self.server.loop.call_soon(self._flush)
 
     def update_reading(self) -> None:
         """Read on or pause, as the bounds say."""
@@ -249,6 +250,11 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.pause_reading()
 
     # --- inside ---
+    def _flush(self) -> None:
+        self._flush_is_due = False
+        self._write_answers()
+        self._start_requests()
+
     def _may_read(self) -> bool:
         config = self.server.node.config
         budget = self.server.budget
