@@ -443,8 +443,10 @@ class PartitionLog:
         found = bisect_right(self._segments, offset, key=lambda segment: segment.base_offset) - 1
         segment = self._segments[found]
         if not segment.file.is_open:
-            for other in self._segments[:-1]:
-                other.file.close()  # at most one full segment stays open
+            if self._inflight is None:  # a job under way writes to its file, whichever that is
+                for other in self._segments[:-1]:
+                    if other.end_offset <= self.flushed_offset:
+                        other.file.close()  # at most one full, flushed segment stays open
             segment.file = self._vfs.open(f"{self._directory}/{segment_name(segment.base_offset)}")
         return segment
 

@@ -115,3 +115,26 @@ def test_a_cut_below_the_hwm_off_a_boundary_or_past_the_end_breaks_an_invariant(
 def test_a_directory_in_use_is_refused(directory: str, storage: Storage) -> None:
     with pytest.raises(DataDirectoryError, match="in use"):
         open_storage(Vfs.system(), directory)
+
+
+def test_a_read_of_an_old_segment_leaves_open_what_is_still_written_to(directory: str) -> None:
+    """Found by simulation: the segment whose round was under way lost its file, and the log was fenced."""
+    storage = open_storage(Vfs.system(), directory)  # a small tail: what is old is read from disk
+    log = storage.logs[NAME]
+    while len(log._segments) < 3:
+        log.append(make_span(log.end_offset, 1, batches=4))
+        settle(storage)
+    storage.close()
+    storage = open_storage(Vfs.system(), directory)
+    log = storage.logs[NAME]
+    log.append(make_span(log.end_offset, 1))
+    under_way = log.flush_job()
+    assert under_way is not None
+    while len(log._segments) < 5:  # the one under way is full now, and so is one that waits for its round
+        log.append(make_span(log.end_offset, 1, batches=4))
+    assert log.read(0, bytes_max=1, end_max=2)
+    under_way.run()
+    assert log.flush_done(under_way)
+    settle(storage)
+    assert log.flushed_offset == log.end_offset
+    storage.close()
