@@ -33,7 +33,7 @@ chaos: $(VENV)/.test
 	$(BIN)/python -m pytest tests/chaos $(ARGS)
 
 sim: $(VENV)/.test
-	$(BIN)/python -m rlog.testing.simulation --seeds $(SIM_SEEDS) --seconds $(SIM_SECONDS) $(ARGS)
+	$(BIN)/python -m rlog.testing --seeds $(SIM_SEEDS) --seconds $(SIM_SECONDS) $(ARGS)
 
 mutants: $(VENV)/.test
 	$(BIN)/python -m tests.sim.mutants $(ARGS)

@@ -73,7 +73,9 @@ class Node:
         config = self.config
         names = [f"{topic}-{index}" for topic, index in config.partitions]
         settings = LogSettings(
-            segment_bytes_max=config.segment_bytes_max, tail_bytes_max=config.tail_bytes_max
+            segment_bytes_min=min(LogSettings().segment_bytes_min, config.segment_bytes_max),
+            segment_bytes_max=config.segment_bytes_max,
+            tail_bytes_max=config.tail_bytes_max,
         )
         self.storage = Storage.open(
             self.env.vfs, config.data_dir, random=self.env.random, partitions=names, settings=settings

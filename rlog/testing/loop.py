@@ -58,6 +58,11 @@ class Trace:
         if self._sink is not None:
             self._sink(line)
 
+    def remark(self, now: float, text: str) -> None:
+        """For the human only: no part of the digest (it may hold addresses, or come from a log)."""
+        if self._sink is not None:
+            self._sink(f"{now:.6f}   {text}\n")
+
     def digest(self) -> str:
         return self._hash.hexdigest()
 
@@ -309,6 +314,7 @@ class SimLoop(asyncio.BaseEventLoop):
             text += "\n" + "".join(traceback.format_exception(error))
         self.failures.append(text)
         self.trace.add(self._now, f"failure {type(error).__name__}")
+        self.trace.remark(self._now, text)
 
     def dispose(self) -> None:
         """Report what was never retrieved, then end the dead coroutines quietly and close.

@@ -1,0 +1,90 @@
+"""Disk jobs in virtual time: one operation after each delay, so that a crash can fall between any two.
+
+The delay of an operation is drawn before it is executed for half of them, and after it for the other half:
+what a crash finds undone was not begun, or was done and not yet reported. A kill drops the timers of the dead
+incarnation, so its jobs stop at the operation they had reached; the page cache stays. What a power cut does
+to unsynced sectors and names is the disk's affair.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+
+from rlog._core import DiskJob
+from rlog.testing.loop import SimLoop
+
+
+@dataclass(frozen=True, slots=True)
+class DiskSettings:
+    """Mean seconds of an operation that waits for the disk (`sync`) and of one that does not (`write`).
+
+    slow_chance: how many syncs, as a fraction, take up to `slow` seconds instead.
+    """
+
+    write: float = 10e-6
+    sync: float = 400e-6
+    slow_chance: float = 0.01
+    slow: float = 0.1
+
+
+class SimDiskExecutor:
+    """The DiskExecutor of one incarnation. `stalled_until`: no operation ends before (a disk that hangs)."""
+
+    def __init__(self, loop: SimLoop, random: Random, settings: DiskSettings, name: str) -> None:
+        self.settings = settings
+        self.stalled_until = 0.0
+        self._loop = loop
+        self._random = random
+        self._name = name
+        self._under_way: dict[DiskJob, None] = {}
+        self._closed = False
+
+    def submit(self, job: DiskJob, done: Callable[[DiskJob], None]) -> None:
+        if self._closed:
+            raise RuntimeError("the disk executor is closed")
+        self._under_way[job] = None
+        self._begin(job, 0, done)
+
+    def close(self) -> None:
+        """Finish the jobs under way at once, and report none of them."""
+        self._closed = True
+        for job in self._under_way:
+            while not job.finished:
+                job.step()
+        self._under_way.clear()
+
+    def _begin(self, job: DiskJob, index: int, done: Callable[[DiskJob], None]) -> None:
+        delay = self._delay(job.operation(index)) if index < len(job) else 0.0
+        if self._random.random() < 0.5:
+            self._loop.call_later(delay, self._execute, job, index, 0.0, done)
+        else:
+            self._execute(job, index, delay, done)
+
+    def _execute(self, job: DiskJob, index: int, delay: float, done: Callable[[DiskJob], None]) -> None:
+        if self._closed:
+            return
+        more = job.step()
+        if delay:
+            self._loop.call_later(delay, self._executed, job, index, more, done)
+        else:
+            self._executed(job, index, more, done)
+
+    def _executed(self, job: DiskJob, index: int, more: bool, done: Callable[[DiskJob], None]) -> None:
+        if self._closed:
+            return
+        if more:
+            self._begin(job, index + 1, done)
+            return
+        del self._under_way[job]
+        self._loop.trace.add(self._loop.time(), f"disk {self._name} {len(job)} {job.error}")
+        self._loop.call_soon(done, job)
+
+    def _delay(self, operation: str) -> float:
+        settings = self.settings
+        if "sync" not in operation.partition(" ")[0]:
+            delay = self._random.expovariate(1 / settings.write)
+        elif self._random.random() < settings.slow_chance:
+            delay = self._random.uniform(0, settings.slow)
+        else:
+            delay = self._random.expovariate(1 / settings.sync)
+        return max(delay, self.stalled_until - self._loop.time())

@@ -1,0 +1,288 @@
+"""What goes wrong in a simulated run: a seeded schedule of faults on a cluster, and profiles that lean it.
+
+A fault begins, lasts a drawn time, and is undone; several may overlap. Half of those that hit one node pick
+the leader of some partition: that is where most can go wrong. Every run has at least one power cut and
+one fault that takes a leader away, however the dice fall.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import Protocol
+
+from rlog.testing.executor import DiskSettings
+from rlog.testing.network import Network, NetworkSettings
+
+
+class Target(Protocol):
+    """What a fault needs of a cluster."""
+
+    network: Network
+
+    @property
+    def node_ids(self) -> Sequence[int]: ...
+    def host_of(self, node_id: int) -> str: ...
+    def leaders(self) -> list[int]: ...
+    def is_running(self, node_id: int) -> bool: ...
+    def start(self, node_id: int) -> None: ...
+    def kill(self, node_id: int) -> None: ...
+    def power_cut(self, node_ids: Sequence[int]) -> None: ...
+    def restart(self, node_id: int) -> None: ...
+    def freeze(self, node_id: int) -> None: ...
+    def thaw(self, node_id: int) -> None: ...
+    def stall_disk(self, node_id: int, seconds: float) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """pause: mean seconds between two faults. weights: how often each kind is drawn."""
+
+    name: str
+    pause: float
+    weights: dict[str, int]
+    network: NetworkSettings = field(default_factory=NetworkSettings)
+    disk: DiskSettings = field(default_factory=DiskSettings)
+
+
+_EVERYTHING = {
+    "isolate": 4,
+    "block": 4,
+    "slow": 2,
+    "reset": 4,
+    "kill": 3,
+    "power_cut": 3,
+    "power_cut_all": 1,
+    "freeze": 2,
+    "stall": 2,
+    "restart_isolated": 2,
+    "restart": 2,
+    "isolate_stalled": 2,
+}
+
+PROFILES = (
+    Profile("everything", 0.8, _EVERYTHING),
+    # A leader cut off with its clients: it appends what will be cut, and its disk is late about it.
+    Profile(
+        "divergence",
+        1.2,
+        {"isolate": 6, "isolate_stalled": 6, "restart_isolated": 4, "block": 2, "kill": 1, "power_cut": 1},
+        disk=DiskSettings(sync=2e-3, slow_chance=0.05, slow=0.4),
+    ),
+    # Machines that lose power while disks are slow: much is unsynced at each cut.
+    Profile(
+        "power",
+        0.9,
+        {"power_cut": 6, "power_cut_all": 3, "kill": 3, "stall": 2, "isolate": 2, "reset": 1},
+        disk=DiskSettings(sync=4e-3, slow_chance=0.1, slow=0.4),
+    ),
+    # Elections under asymmetric and lossy networks.
+    Profile(
+        "elections",
+        0.6,
+        {"block": 6, "isolate": 3, "reset": 6, "freeze": 4, "slow": 3, "kill": 4, "power_cut": 1},
+        network=NetworkSettings(latency=0.002, jitter=0.004, split=0.1),
+    ),
+)
+
+
+def profile_of(seed: int) -> Profile:
+    """The profile that a seed runs with: neighbouring seeds take turns."""
+    return PROFILES[seed % len(PROFILES)]
+
+
+class Faults:
+    """Runs a profile against a cluster for a number of simulated seconds; `counts` says what was done."""
+
+    def __init__(self, cluster: Target, random: Random, profile: Profile) -> None:
+        self.counts: Counter[str] = Counter()
+        self._cluster = cluster
+        self._network = cluster.network
+        self._random = random
+        self._profile = profile
+        self._loop = cluster.network.loop
+        self._stopped = False
+        self._kinds = list(profile.weights)
+        self._weights = list(profile.weights.values())
+        self._blocked: Counter[tuple[str, str]] = Counter()
+
+    async def run(self, seconds: float) -> None:
+        """Let things go wrong for `seconds`, then mend everything."""
+        end = self._loop.time() + seconds
+        certain = [
+            (self._loop.time() + seconds * self._random.uniform(0.2, 0.5), "kill_leader"),
+            (self._loop.time() + seconds * self._random.uniform(0.5, 0.8), "power_cut"),
+        ]
+        while True:
+            wait = self._random.expovariate(1 / self._profile.pause)
+            due = certain[0][0] if certain else end
+            if self._loop.time() + wait < due:
+                await asyncio.sleep(wait)
+                kind = self._random.choices(self._kinds, self._weights)[0]
+            elif certain:
+                await asyncio.sleep(due - self._loop.time())
+                kind = certain.pop(0)[1]
+            else:
+                await asyncio.sleep(max(0.0, end - self._loop.time()))
+                break
+            self.begin(kind)
+        self.mend()
+
+    def everything_off_and_on(self) -> None:
+        """After `mend`: what only memory knew is forgotten everywhere."""
+        self._cluster.power_cut(self._cluster.node_ids)
+        for node_id in self._cluster.node_ids:
+            self._cluster.start(node_id)
+
+    def begin(self, kind: str) -> None:
+        """Start one fault of a kind named in a profile."""
+        self.counts[kind] += 1
+        self._loop.trace.add(self._loop.time(), f"fault {kind}")
+        getattr(self, f"_{kind}")()
+
+    def mend(self) -> None:
+        """Heal every link, thaw every node, and give all machines power; nothing more goes wrong."""
+        self._stopped = True
+        self._network.heal_all()
+        for node_id in self._cluster.node_ids:
+            self._cluster.thaw(node_id)
+            self._cluster.stall_disk(node_id, 0.0)
+            if not self._cluster.is_running(node_id):
+                self._cluster.start(node_id)
+
+    # -- whom it hits, and for how long
+
+    def _victim(self) -> int:
+        leaders = self._cluster.leaders()
+        if leaders and self._random.random() < 0.5:
+            return self._random.choice(leaders)
+        return self._random.choice(self._cluster.node_ids)
+
+    def _later(self, seconds: float, undo: Callable[[], None]) -> None:
+        def undo_unless_mended() -> None:
+            if not self._stopped:
+                undo()
+
+        self._loop.call_later(seconds, undo_unless_mended)
+
+    def _start_later(self, node_id: int, seconds: float) -> None:
+        def start() -> None:
+            if not self._cluster.is_running(node_id):
+                self._cluster.start(node_id)
+
+        self._later(seconds, start)
+
+    # -- kinds of faults
+
+    def block_for(self, links: list[tuple[str, str]], seconds: float) -> None:
+        """Silence directed links. They may be blocked by several faults at once: the last one's end heals."""
+        for link in links:
+            self._blocked[link] += 1
+            self._network.block(*link)
+
+        def heal() -> None:
+            for link in links:
+                self._blocked[link] -= 1
+                if not self._blocked[link]:
+                    self._network.heal(*link)
+
+        self._later(seconds, heal)
+
+    def _isolate_node(self, node_id: int, seconds: float) -> None:
+        """From its peers only: clients still reach it."""
+        host = self._cluster.host_of(node_id)
+        others = [self._cluster.host_of(other) for other in self._cluster.node_ids if other != node_id]
+        links = [(host, other) for other in others] + [(other, host) for other in others]
+        self.block_for(links, seconds)
+
+    def _isolate(self) -> None:
+        self._isolate_node(self._victim(), self._random.uniform(0.3, 3.0))
+
+    def _isolate_stalled(self) -> None:
+        """A node cut off while its disk hangs: what it flushes late was cut meanwhile."""
+        node_id, seconds = self._victim(), self._random.uniform(0.8, 3.0)
+        self._isolate_node(node_id, seconds)
+        self._later(
+            self._random.uniform(0.0, 0.4),
+            lambda: self._cluster.stall_disk(node_id, seconds + self._random.uniform(-0.5, 0.5)),
+        )
+
+    def _block(self) -> None:
+        """Some directed links between nodes and from clients."""
+        hosts = list(self._network.hosts)
+        nodes = [self._cluster.host_of(node_id) for node_id in self._cluster.node_ids]
+        links = [(source, target) for source in hosts for target in nodes if source != target]
+        chosen = self._random.sample(links, self._random.randint(1, 3))
+        self.block_for(chosen, self._random.uniform(0.1, 2.5))
+
+    def _slow(self) -> None:
+        host = self._cluster.host_of(self._victim())
+        links = [
+            self._network.link(*pair)
+            for other in list(self._network.hosts)
+            if other != host
+            for pair in ((host, other), (other, host))
+        ]
+        extra = self._random.uniform(0.002, 0.15)
+        for link in links:
+            link.extra_latency = extra
+
+        def restore() -> None:
+            for link in links:
+                link.extra_latency = 0.0
+
+        self._later(self._random.uniform(0.2, 2.0), restore)
+
+    def _reset(self) -> None:
+        """One connection of a node, or all of them."""
+        ends = list(self._network.hosts[self._cluster.host_of(self._victim())].connections.values())
+        if ends and self._random.random() < 0.7:
+            ends = [self._random.choice(ends)]
+        for end in ends:
+            self._network.reset(end)
+
+    def _kill_node(self, node_id: int) -> None:
+        if self._cluster.is_running(node_id):
+            self._cluster.kill(node_id)
+            self._start_later(node_id, self._random.choice((0.01, self._random.uniform(0.05, 2.0))))
+
+    def _restart(self) -> None:
+        self._cluster.restart(self._victim())
+
+    def _kill(self) -> None:
+        self._kill_node(self._victim())
+
+    def _kill_leader(self) -> None:
+        self._kill_node(self._random.choice(self._cluster.leaders() or list(self._cluster.node_ids)))
+
+    def _cut_power(self, node_ids: Sequence[int]) -> None:
+        self._cluster.power_cut(node_ids)
+        together = self._random.uniform(0.01, 1.5)
+        for node_id in node_ids:
+            self._start_later(node_id, together + self._random.choice((0.0, self._random.uniform(0.0, 1.5))))
+
+    def _power_cut(self) -> None:
+        node_ids = self._cluster.node_ids
+        victims = {self._victim(), *self._random.sample(node_ids, self._random.randint(0, len(node_ids) - 1))}
+        self._cut_power(sorted(victims))
+
+    def _power_cut_all(self) -> None:
+        self._cut_power(self._cluster.node_ids)
+
+    def _freeze(self) -> None:
+        node_id = self._victim()
+        self._cluster.freeze(node_id)
+        self._later(self._random.uniform(0.1, 2.0), lambda: self._cluster.thaw(node_id))
+
+    def _stall(self) -> None:
+        self._cluster.stall_disk(self._victim(), self._random.uniform(0.1, 1.5))
+
+    def _restart_isolated(self) -> None:
+        """Cut a node off with what only it has, end it there, and bring it back to the others."""
+        node_id, seconds = self._victim(), self._random.uniform(0.1, 1.0)
+        self._isolate_node(node_id, seconds + self._random.uniform(0.0, 1.0))
+        if self._random.random() < 0.5:
+            self._later(seconds, lambda: self._kill_node(node_id))
+        else:
+            self._later(seconds, lambda: self._cut_power([node_id]))
