@@ -84,6 +84,10 @@ def vote_requested(state: State, now: float, sender: int, request: VoteRequest) 
         granted = may_grant and request.generation > state.generation
         named = request.generation if granted else state.generation
         send(state, sender, VoteReply(named, granted, pre=True, suspect=state.is_suspect))
+        if not granted and state.is_asking_first and state.role is Role.CANDIDATE:
+            # Its log is behind ours, so it would vote for us; when we asked, it may still have heard the
+            # leader. It has given that up by now, so ask again rather than wait for the next timeout.
+            request_votes(state, sender)
         return
     if not may_grant or state.vote not in (0, sender):
         send(state, sender, VoteReply(state.generation, False, suspect=state.is_suspect))

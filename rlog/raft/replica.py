@@ -187,7 +187,7 @@ class Replica:
             else:
                 heartbeat.answered(state, now, sender, message)
         elif isinstance(message, (Append, Heartbeat)):
-            if not self._follows(now, sender):
+            if not self._follows(now, sender, message):
                 return
             if isinstance(message, Append):
                 replication.received(state, sender, message)
@@ -262,12 +262,13 @@ class Replica:
         if state.is_stopped or state.failure:
             return
         state.failure = reason
+        state.reply_is_owed = False
         if state.role is not Role.FOLLOWER:
             generation.follow(state, now, 0, f"storage failed: {reason}")
 
     # ---- decisions ---------------------------------------------------------------------------------------
 
-    def _follows(self, now: float, sender: int) -> bool:
+    def _follows(self, now: float, sender: int, message: Append | Heartbeat) -> bool:
         """The sender leads our generation. Returns whether its message is to be handled."""
         state = self._state
         if state.leader != sender:
@@ -275,8 +276,12 @@ class Replica:
                 stop(state, f"both {state.leader} and {sender} lead generation {state.generation}")
                 return False
             generation.follow(state, now, sender, f"{sender} leads")
-        state.heard_at = now
-        state.election_deadline = now + state.election_timeout_s
+            state.heard_at = now
+        if state.heard_at > -math.inf or isinstance(message, Heartbeat):
+            # A leader that is gone may still be heard by Appends that were under way; but the control
+            # connection, which was refused, is what heartbeats come by.
+            state.heard_at = now
+            state.election_deadline = now + state.election_timeout_s
         # Acknowledging, and writing for another, ended with the first failure of the disk.
         return not state.failure
 
