@@ -50,12 +50,16 @@ class _Cut:
 
 @dataclass(frozen=True, slots=True)
 class _Round:
-    """What a job stands for when it completes. `is_cut`: it carried out cuts up to `cut_counter`."""
+    """What a job stands for when it completes.
+
+    is_cut: it carried out cuts up to `cut_counter`. sealed: the segment it rolled away from.
+    """
 
     cut_counter: int
     end_offset: int
     size: int
     is_cut: bool = False
+    sealed: Segment | None = None
 
 
 class PartitionLog:
@@ -282,8 +286,7 @@ class PartitionLog:
         segment = self._queue[0].segment
         job = DiskJob(self._vfs)
         start = self._written_offset
-        if not segment.created:
-            self._add_roll(job, segment)
+        sealed = None if segment.created else self._add_roll(job, segment)
         buffers: list[Span | memoryview] = []
         position = -1
         size = 0
@@ -312,12 +315,12 @@ class PartitionLog:
         job.sync_if_sparse(self._watermarks.file)
         segment.written = max(segment.written, position + size)
         self._written_offset = start
-        job.tag = _Round(self.cut_counter, start, size)
+        job.tag = _Round(self.cut_counter, start, size, sealed=sealed)
         return job
 
-    def _add_roll(self, job: DiskJob, segment: Segment) -> None:
-        """Seal the full segment, create the next. Its length is on record before any of its bytes is
-        acked, so that recovery can tell a shortened file (SAFETY 19)."""
+    def _add_roll(self, job: DiskJob, segment: Segment) -> Segment | None:
+        """Seal the full segment (returned), create the next. Its length is on record before any of its bytes
+        is acked, so that recovery can tell a shortened file (SAFETY 19)."""
         place = self._segments.index(segment)
         previous = self._segments[place - 1] if place else None
         if previous is not None and previous.seal:
@@ -325,6 +328,7 @@ class PartitionLog:
         segment.add_creation(job, self._directory)
         self._add_watermark(job, self._written_offset)
         job.fdatasync(self._watermarks.file)
+        return previous
 
     def _add_watermark(self, job: DiskJob, flushed_offset: int) -> None:
         active = next((segment for segment in reversed(self._segments) if segment.created), None)
@@ -372,6 +376,8 @@ class PartitionLog:
             self.failed = StorageFailed(f"{self.name}: {job.error_operation} failed", errno=job.error)
             raise self.failed
         self._watermarks.dirty = True
+        if done.sealed is not None:
+            done.sealed.file.close()  # opened again when it is read, or cut back into
         if done.cut_counter != self.cut_counter:
             return False  # SAFETY 12: built before a cut, so it proves nothing
         if done.is_cut:

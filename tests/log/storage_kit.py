@@ -2,8 +2,9 @@
 
 from random import Random
 
-from rlog._core import BatchBuilder, DiskJob, Span, SpanBuilder, Vfs, check_client_batches
+from rlog._core import BatchBuilder, BatchInfo, DiskJob, Span, SpanBuilder, Vfs, check_client_batches
 from rlog.log.log import PartitionLog
+from rlog.log.producers import ProducerTable
 from rlog.log.settings import LogSettings
 from rlog.log.storage import Storage
 
@@ -85,3 +86,22 @@ def contents(log: PartitionLog, start: int = 0) -> bytes:
 def operations(job: DiskJob) -> list[str]:
     """The job's operations in words, directories left out."""
     return [" ".join(part.rpartition("/")[2] for part in job.operation(i).split()) for i in range(len(job))]
+
+
+def rebuilt_producers(infos: list[BatchInfo]) -> ProducerTable:
+    """The producer table of a log of these batches, from scratch."""
+    table = ProducerTable()
+    table.appended(
+        (
+            info.producer_id,
+            info.producer_epoch,
+            info.base_sequence,
+            info.last_sequence,
+            info.base_offset,
+            info.last_offset,
+            info.max_timestamp,
+        )
+        for info in infos
+        if info.producer_id >= 0
+    )
+    return table

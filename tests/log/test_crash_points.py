@@ -14,34 +14,15 @@ from typing import Any
 
 import pytest
 
-from rlog._core import BatchInfo, DiskJob, Span, Vfs, iterate_batches
+from rlog._core import DiskJob, Span, Vfs, iterate_batches
 from rlog.errors import DataDirectoryError
 from rlog.log.log import PartitionLog
-from rlog.log.producers import ProducerTable
 from rlog.log.storage import Storage
 from rlog.testing.disk import MemoryDisk
-from tests.log.storage_kit import NAME, contents, make_span, open_storage
+from tests.log.storage_kit import NAME, contents, make_span, open_storage, rebuilt_producers
 
 SUBSETS_MAX = 32  # below it all are tried, above it this many at random, and the two extremes
 DIRECTORY = "/data"
-
-
-def rebuilt_producers(infos: list[BatchInfo]) -> ProducerTable:
-    table = ProducerTable()
-    table.appended(
-        (
-            info.producer_id,
-            info.producer_epoch,
-            info.base_sequence,
-            info.last_sequence,
-            info.base_offset,
-            info.last_offset,
-            info.max_timestamp,
-        )
-        for info in infos
-        if info.producer_id >= 0
-    )
-    return table
 
 
 @dataclass
