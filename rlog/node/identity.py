@@ -135,7 +135,7 @@ class Identity:
             if refusal.whose != YOURS:
                 self._object(hello.node_id, refusal)
             raise PeerRefusedError(refusal)
-        self._heard[hello.node_id] = hello
+        self._hear(hello)
         if is_answer:
             # That we accept the peer says nothing about its opinion of us; its answer does.
             self._objections.pop(hello.node_id, None)
@@ -147,6 +147,15 @@ class Identity:
         # Fsynced before anything of the new incarnation counts: else a crash of ours would let an older copy
         # of the peer back in.
         self._when_saved(self._incarnation_saves.get(hello.node_id, 0), accepted)
+
+    def _hear(self, hello: Hello) -> None:
+        """Keep it, unless the same start of that peer has told more: Hellos of two connections may cross."""
+        known = self._heard.get(hello.node_id)
+        if known is not None and (known.uuid, known.incarnation) == (hello.uuid, hello.incarnation):
+            told_more = (bool(known.pins), known.pins_confirmed) > (bool(hello.pins), hello.pins_confirmed)
+            if told_more:
+                return
+        self._heard[hello.node_id] = hello
 
     def refused_by(self, node_id: int, refusal: Refusal) -> None:
         """A peer refused this node: what is the receiver's there is the sender's here."""

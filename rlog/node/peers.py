@@ -224,6 +224,7 @@ class _Outbound(_Connection):
         self.peer = peer
         self.channel = channel
         self._established = established
+        self._said: Hello | None = None
         self._unanswered = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -231,8 +232,13 @@ class _Outbound(_Connection):
         self.say_hello()
 
     def say_hello(self) -> None:
-        hello = self.peers.identity.hello(target=self.peer, channel=self.channel)
-        self.write([self.writer.json(FrameKind.HELLO, hello.to_json())])
+        self._said = self.peers.identity.hello(target=self.peer, channel=self.channel)
+        self.write([self.writer.json(FrameKind.HELLO, self._said.to_json())])
+
+    def say_what_changed(self) -> None:
+        """While the answer to our Hello was under way nothing could be announced here."""
+        if self._said != self.peers.identity.hello(target=self.peer, channel=self.channel):
+            self.say_hello()
 
     def ping(self) -> None:
         """Ask for a sign of life: TCP alone would wait for minutes for a peer that was cut off in silence."""
@@ -385,6 +391,8 @@ class PeerLink:
     def _established(self, connection: _Outbound) -> None:
         self.connections[connection.channel] = connection
         self._seen_alive = True
+        if connection.channel == CONTROL:
+            connection.say_what_changed()
         if len(self.connections) == len(CHANNELS):
             self.is_up = True
             log.info("node=%d peer=%d connected", self.peers.node_id, self.peer)

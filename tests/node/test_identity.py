@@ -159,6 +159,24 @@ def test_a_node_that_pinned_does_not_begin_before_every_voter_has_pinned():
     assert [member.began for member in members] == [1, 1, 1]
 
 
+def test_a_hello_that_was_overtaken_takes_nothing_back():
+    """A peer says hello on two connections; the one without its pins may arrive last."""
+    members = [fresh(1), fresh(2), fresh(3)]
+    one, two, three = members
+    early = {sender.identity.node_id: sender.hello(1) for sender in (two, three)}
+    for sender in members:
+        for receiver in members:
+            if sender is not receiver:
+                sender.tell(receiver)
+    for member in members:
+        member.fsync()
+    for sender in (two, three):
+        sender.tell(one)
+        one.identity.receive(early[sender.identity.node_id], lambda: None)
+        one.fsync()
+    assert one.began == 1
+
+
 def test_one_confirmed_voter_proves_it_to_a_node_that_crashed_before_it_knew():
     late = Member(3, Store(f"{3:032x}", incarnation=2, pins={n: f"{n:032x}" for n in (1, 2, 3)}))
     one = pinned(1)

@@ -5,6 +5,7 @@ import logging
 
 import pytest
 
+from rlog.node.peers import _Outbound
 from rlog.raft.messages import Heartbeat
 from rlog.wire.frames import FrameKind, FrameReader, FrameWriter, cluster_hash, encode_message
 from rlog.wire.peer import CONTROL, Hello
@@ -139,6 +140,40 @@ async def test_a_message_to_a_partition_that_does_not_exist_ends_the_connection(
         stranger.stream.write(stranger.frame(FrameKind.MESSAGES, encode_message(9, Heartbeat(1, 0, 0, 0, 1))))
         assert await stranger.ended()
         assert "a message to partition 9, of 1" in caplog.text
+
+
+class Wire:
+    """A transport that keeps what was written."""
+
+    def __init__(self) -> None:
+        self.written = b""
+
+    def is_closing(self) -> bool:
+        return False
+
+    def write(self, data: bytes) -> None:
+        self.written += data
+
+    def writelines(self, parts: list[bytes]) -> None:
+        self.written += b"".join(parts)
+
+
+@on_uvloop
+async def test_pins_saved_while_an_answer_was_under_way_are_told_afterwards(tmp_path):
+    """Nothing can be announced over a connection that is not established yet (SAFETY 20, the first boot)."""
+    async with Cluster(tmp_path) as cluster:
+        await cluster.start(1)
+        node, wire = cluster.nodes[1], Wire()
+        link = node.peers.links[2]
+        connection = _Outbound(node.peers, 2, CONTROL, link._established)
+        connection.connection_made(wire)
+        node.identity.fsynced_pins = {number: f"{number:032x}" for number in (1, 2, 3)}
+        node.peers.announce()
+        assert b"%032x" % 3 not in wire.written
+        link._established(connection)
+        assert b"%032x" % 3 in wire.written
+        del link.connections[CONTROL]
+        connection.cancel_impatience()
 
 
 @on_uvloop
