@@ -103,13 +103,16 @@ def test_what_is_produced_is_consumed(
     }
 
 
-def test_a_consumer_at_the_end_gets_a_new_record_soon(bootstrap: str) -> None:
+def test_a_consumer_at_the_end_gets_a_new_record_soon(
+    bootstrap: str, versions_sent: Callable[[], Versions]
+) -> None:
     topic = "confluent-tail"
     consumer = consumer_of(bootstrap)
     producer = Producer({"bootstrap.servers": bootstrap})
     try:
         consumer.assign([TopicPartition(topic, 0, OFFSET_END)])
-        assert consumer.poll(0.7) is None
+        # Its first Fetch means that it knows where the end is.
+        wait_for(lambda: consumer.poll(0) is None and "Fetch" in versions_sent(), "the consumer fetches")
         for number in range(5):
             producer.produce(topic, b"%d" % number)
             assert producer.flush(TIMEOUT_S) == 0

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import tracemalloc
 
 import pytest
 
@@ -66,6 +67,20 @@ def test_a_size_that_cannot_be_is_refused_before_memory_is_taken(size: int) -> N
     with pytest.raises(ProtocolError, match="accepted are 0 to 1000"):
         feed(receiver, size.to_bytes(4, "big", signed=True), random.Random(1))
     assert receiver.pending_bytes == 0
+
+
+def test_a_large_frame_takes_memory_when_it_is_read_and_not_before() -> None:
+    receivers = [kafka.FrameReceiver(100 * MIB) for _ in range(20)]
+    tracemalloc.start()
+    try:
+        for receiver in receivers:
+            assert feed(receiver, (100 * MIB).to_bytes(4, "big") + b"some", random.Random(1)) == []
+            assert receiver.pending_bytes == 100 * MIB
+        assert tracemalloc.get_traced_memory()[1] < MIB
+        assert len(receivers[0].get_buffer(-1)) == 100 * MIB - 4
+        assert tracemalloc.get_traced_memory()[1] >= 100 * MIB
+    finally:
+        tracemalloc.stop()
 
 
 # --- connections ---

@@ -334,7 +334,8 @@ cdef class FrameReceiver:
 
     `get_buffer` says where the next bytes go, `received(count)` tells how many came and returns the frames that
     are complete, without their size prefix. A frame that does not fit into the 64 KiB receive buffer gets
-    memory of its own and the loop reads straight into it; others are copied out. A frame is never touched again
+    memory of its own and the loop reads straight into it; others are copied out. That memory is taken by the
+    next `get_buffer`, so whoever pauses reading at `pending_bytes` decides when. A frame is never touched again
     after it was returned, so views of it stay good for as long as they are held.
     """
 
@@ -345,6 +346,8 @@ cdef class FrameReceiver:
     cdef bytearray large
     cdef object large_view
     cdef Py_ssize_t large_filled
+    cdef readonly Py_ssize_t pending_bytes
+    """Size of the large frame that is under way, 0 if there is none."""
     cdef readonly Py_ssize_t size_max
 
     def __cinit__(self, Py_ssize_t size_max):
@@ -353,18 +356,15 @@ cdef class FrameReceiver:
         self.start = self.filled = 0
         self.large = None
         self.large_view = None
-        self.large_filled = 0
+        self.large_filled = self.pending_bytes = 0
         self.size_max = size_max
-
-    @property
-    def pending_bytes(self):
-        """Size of the large frame that is under way, 0 if there is none."""
-        return 0 if self.large is None else len(self.large)
 
     def get_buffer(self, Py_ssize_t size_hint):
         """Where to put the next bytes; never empty. For `BufferedProtocol.get_buffer`."""
         cdef char *data = PyByteArray_AS_STRING(self.buffer)
-        if self.large is not None:
+        if self.pending_bytes > 0:
+            if self.large is None:
+                self.begin_large()
             return self.large_view[self.large_filled:]
         if self.start == self.filled:
             self.start = self.filled = 0
@@ -381,11 +381,12 @@ cdef class FrameReceiver:
         """
         if self.large is not None:
             self.large_filled += count
-            if self.large_filled < len(self.large):
+            if self.large_filled < self.pending_bytes:
                 return []
             frame = self.large
             self.large = None
             self.large_view = None
+            self.pending_bytes = 0
             return [frame]
         self.filled += count
         return self.cut()
@@ -405,10 +406,16 @@ cdef class FrameReceiver:
                 self.start += 4 + size
                 continue
             if size > RECEIVE_BYTES - 4:
-                self.large = PyByteArray_FromStringAndSize(NULL, size)
-                memcpy(PyByteArray_AS_STRING(self.large), data + self.start + 4, have)
-                self.large_view = memoryview(self.large)
-                self.large_filled = have
-                self.start = self.filled = 0
+                self.pending_bytes = size
             break
         return frames
+
+    cdef int begin_large(self) except -1:
+        """What the receive buffer holds is the size and the first bytes of a large frame: move them."""
+        cdef char *data = PyByteArray_AS_STRING(self.buffer)
+        self.large_filled = self.filled - self.start - 4
+        self.large = PyByteArray_FromStringAndSize(NULL, self.pending_bytes)
+        memcpy(PyByteArray_AS_STRING(self.large), data + self.start + 4, self.large_filled)
+        self.large_view = memoryview(self.large)
+        self.start = self.filled = 0
+        return 0
