@@ -108,3 +108,29 @@ def test_a_frozen_leader_is_replaced_and_follows_when_it_wakes(tmp_path: Path) -
 
     with running_cluster(tmp_path, topics={TOPIC: 1}) as cluster:
         asyncio.run(scenario(cluster))
+
+
+def test_a_leader_alone_acknowledges_nothing(tmp_path: Path) -> None:
+    """Its followers killed, then itself; without it they go on: what it took alone was never acknowledged."""
+
+    async def scenario(cluster: LocalCluster) -> None:
+        async with Load(cluster.bootstrap, TOPIC) as load:
+            await load.acked(ACKS_BETWEEN_FAULTS)
+            found = await asyncio.to_thread(cluster.leader, TOPIC)
+            assert found is not None
+            followers = [node_id for node_id in cluster.nodes if node_id != found[0]]
+            await asyncio.to_thread(cluster.kill, *followers)
+            await load.silence(seconds=0.3)
+            state = await asyncio.to_thread(cluster.describe, found[0])
+            replica = state.replica(TOPIC, 0) if state else None
+            assert replica is not None
+            assert replica.flushed_offset > replica.hwm, "it holds flushed records that nobody else has"
+            await asyncio.to_thread(cluster.kill, found[0])
+            cluster.start(*followers)
+            await load.acked(ACKS_BETWEEN_FAULTS)
+            cluster.start(found[0])
+            await asyncio.to_thread(cluster.wait_ready)
+        await verify(cluster, load)
+
+    with running_cluster(tmp_path, topics={TOPIC: 1}) as cluster:
+        asyncio.run(scenario(cluster))

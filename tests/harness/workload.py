@@ -85,6 +85,19 @@ class Load:
         if self._task.done():
             self._task.result()
 
+    async def silence(self, *, seconds: float) -> None:
+        """Wait until nothing was acknowledged for so long; raises AssertionError after a minute."""
+        loop = asyncio.get_running_loop()
+        last = (len(self.history.acked), loop.time())
+
+        def silent() -> bool:
+            nonlocal last
+            if len(self.history.acked) != last[0]:
+                last = (len(self.history.acked), loop.time())
+            return loop.time() - last[1] >= seconds
+
+        await eventually(silent, f"{seconds} s without an ack")
+
     def _task_failed(self) -> bool:
         return self._task is not None and self._task.done()
 
