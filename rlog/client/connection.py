@@ -120,7 +120,8 @@ class Connection(asyncio.BufferedProtocol):
     def _learn_versions(self, frame: Buffer) -> None:
         answer = decode_api_versions_response(frame, API_VERSIONS_VERSION)
         if answer.error != codes.NONE:
-            raise UnsupportedNode(f"{self.address} answered ApiVersions with {codes.name_of(answer.error)}")
+            kind = UnsupportedNode if answer.error == codes.UNSUPPORTED_VERSION else ConnectionLost
+            raise kind(f"{self.address} answered ApiVersions with {codes.name_of(answer.error)}")
         offered = {api.api_key: (api.version_min, api.version_max) for api in answer.versions}
         versions = {}
         for api, (lowest, highest) in SPOKEN.items():

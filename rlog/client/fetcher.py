@@ -29,9 +29,7 @@ LEADER_CODES: Final = frozenset(
     }
 )
 # The node needs a moment.
-PATIENCE_CODES: Final = frozenset(
-    {codes.OFFSET_NOT_AVAILABLE, codes.UNKNOWN_LEADER_EPOCH, codes.REQUEST_TIMED_OUT}
-)
+PATIENCE_CODES: Final = codes.RETRIABLE_NOT_PERSISTED | {codes.REQUEST_TIMED_OUT}
 
 Question = list[tuple[Cursor, int]]  # (cursor, its version) in the order of the request
 

@@ -118,6 +118,7 @@ class PartitionQueue:
         self._last_error: RlogError | None = None
         self._due_timer: asyncio.Handle | None = None
         self._expiry_timer: asyncio.TimerHandle | None = None
+        self._hung_timer: asyncio.TimerHandle | None = None
 
     def unresolved(self) -> Iterator[Batch]:
         """Every batch whose fate is open, oldest first."""
@@ -353,7 +354,17 @@ class PartitionQueue:
             self._give_up(batch, cause)
         if earliest is not None:
             self._expiry_timer = self._loop.call_at(earliest, self._expire)
+        if self._outstanding and self._hung_timer is None:
+            grace = self._router.settings.suspect_after_ms / 1000
+            self._hung_timer = self._loop.call_later(grace, self._leave_hung)
         self._pump()
+
+    def _leave_hung(self) -> None:
+        """A node that has not answered a batch that was given up some time ago holds up what follows."""
+        self._hung_timer = None
+        connection = self._connection
+        if connection is not None and any(batch.is_resolved for batch in self._flight):
+            connection.abort(ConnectionLost(f"{connection.address} did not answer in the delivery timeout"))
 
     def _withdraw(self, batch: Batch) -> None:
         """Take a batch that is not in flight out of the queue."""
@@ -430,7 +441,7 @@ class PartitionQueue:
     def close(self) -> None:
         """Give up whatever is unresolved, at once."""
         self._is_closed = True
-        for timer in (self._due_timer, self._expiry_timer):
+        for timer in (self._due_timer, self._expiry_timer, self._hung_timer):
             if timer is not None:
                 timer.cancel()
         if self._recovery is not None:

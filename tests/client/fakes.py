@@ -14,6 +14,7 @@ requests, in order; a request without one is served.
 """
 
 import asyncio
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
@@ -155,10 +156,13 @@ class FakeLog:
     def read(self, offset: int, bytes_max: int) -> list[bytes]:
         """Whole batches from the one that holds `offset`; at least one."""
         found: list[bytes] = []
-        ends = [*(base for base, _ in self.batches[1:]), self.end_offset]
-        for (_, data), end in zip(self.batches, ends, strict=True):
-            if end > offset and (not found or sum(map(len, found)) + len(data) <= bytes_max):
-                found.append(data)
+        if offset >= self.end_offset:
+            return found
+        first = bisect_right(self.batches, offset, key=lambda batch: batch[0]) - 1
+        for _, data in self.batches[first:]:
+            if found and sum(map(len, found)) + len(data) > bytes_max:
+                break
+            found.append(data)
         return found
 
 
@@ -172,6 +176,7 @@ class FakeCluster:
         self.logs = {(topic, each): FakeLog() for topic, count in topics.items() for each in range(count)}
         self.script: dict[str, deque[tuple[int | None, Treatment]]] = {}
         self.seen: list[tuple[int, str]] = []  # (node, request) in order of arrival
+        self.produced: list[tuple[int, int, int, int]] = []  # (node, producer id, sequence, count)
         self.producer_ids = iter(range(1000, 2000))
         self.cluster_id = "fake"
 
@@ -338,6 +343,8 @@ class FakeConnection(asyncio.BufferedProtocol):
     def produce(self, correlation: int, version: int, reader: Reader, treatment: Treatment) -> list[Any]:
         ((topic, (produced,)),) = decode_produce_request(reader, version).topics
         assert produced.records is not None
+        (info,) = check_client_batches(produced.records, batch_bytes_max=1 << 30)
+        self.cluster.produced.append((self.node.node_id, info.producer_id, info.base_sequence, info.count))
         log, error = self.log_of(topic, produced.partition)
         base_offset = -1
         if isinstance(treatment, Refuse):
@@ -373,9 +380,14 @@ class FakeConnection(asyncio.BufferedProtocol):
                 else:
                     self.reply(frame)
 
+        context = self.node.process.context()
+
+        def wake() -> None:
+            self.cluster.loop.call_soon(attempt, context=context)
+
         timer = self.cluster.loop.call_later(request.max_wait_ms / 1000, attempt, True)
         for each in questions:
-            self.cluster.logs[topic, each.partition].grown.append(attempt)
+            self.cluster.logs[topic, each.partition].grown.append(wake)
         attempt()
 
     def fetched(self, topic: str, question: FetchPartition, bytes_max: int, refused: int) -> FetchedPartition:
@@ -425,7 +437,7 @@ def world(**settings: Any) -> Iterator[World]:
     tasks = [task for task in asyncio.all_tasks(made.loop) if not task.done()]
     left = (len(host.connections), [task.get_name() for task in tasks])
     made.loop.dispose()
-    assert made.loop.failures == []
+    assert not made.loop.failures, "\n".join(made.loop.failures)
     assert left == (0, [])
 
 
