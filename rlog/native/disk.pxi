@@ -86,31 +86,36 @@ cdef struct JobState:
     PyObject* owner
 
 
-cdef bint _has_sparse_sector(const uint8_t* data, int64_t size, int64_t position) noexcept nogil:
-    """Whether a sector holds so little of a batch that its zeros would not prove a torn write.
+cdef bint _has_sparse_sector(JobState* job, Operation* write) noexcept nogil:
+    """Whether a round left a sector so empty that its zeros would not prove that it was never written.
 
-    `data` is whole batches that lie at `position` of a file. Recovery takes a sector of a bad batch that is
-    all zeros as proof that it was never written; for that each batch must have put FILLED_BYTES_MIN non-zero
-    bytes into each of its sectors, which no flip of a bit turns into zeros.
+    Recovery takes a sector that is all zeros as such a proof. So a round has to put FILLED_BYTES_MIN non-zero
+    bytes into each sector that it begins, which no flip of a bit turns into zeros. (The sector in which it
+    begins is judged by the header that starts there: see judge_tail.)
     """
-    cdef int64_t start = 0, end, part, part_end
-    cdef int filled
-    while start + LENGTH_END <= size:
-        end = start + LENGTH_END + load_32(data + start + AT_LENGTH)
-        if end > size:
-            return True
-        part = start
-        while part < end:
-            part_end = min(end, part + SECTOR_BYTES - (position + part) % SECTOR_BYTES)
-            filled = 0
-            while part < part_end and filled < FILLED_BYTES_MIN:
-                filled += data[part] != 0
-                part += 1
-            if filled < FILLED_BYTES_MIN:
-                return True
-            part = part_end
-        start = end
-    return False
+    cdef int64_t position = write.offset
+    cdef int64_t sector_end = (position // SECTOR_BYTES + 1) * SECTOR_BYTES
+    cdef int filled = FILLED_BYTES_MIN if position % SECTOR_BYTES else 0
+    cdef int buffer
+    cdef const uint8_t* data
+    cdef int64_t at, size, stop
+    for buffer in range(write.first_buffer, write.first_buffer + write.buffer_count):
+        data = <const uint8_t*>job.buffers[buffer].buf
+        size = job.buffers[buffer].len
+        at = 0
+        while at < size:
+            stop = min(size, at + sector_end - position)
+            position += stop - at
+            while at < stop and filled < FILLED_BYTES_MIN:
+                filled += data[at] != 0
+                at += 1
+            at = stop
+            if position == sector_end:
+                if filled < FILLED_BYTES_MIN:
+                    return True
+                filled = 0
+                sector_end += SECTOR_BYTES
+    return position % SECTOR_BYTES != 0 and filled < FILLED_BYTES_MIN
 
 
 cdef int64_t _write_buffers(JobState* job, Operation* operation) noexcept nogil:
@@ -147,18 +152,10 @@ cdef int64_t _write_zeros(JobState* job, Operation* operation) noexcept nogil:
 
 
 cdef int64_t _sync_if_sparse(JobState* job, int fd) noexcept nogil:
-    cdef int i, j
-    cdef Operation* write
-    cdef int64_t position
+    cdef int i
     for i in range(job.operation_count):
-        write = &job.operations[i]
-        if write.kind != OP_WRITE or not write.holds_batches:
-            continue
-        position = write.offset
-        for j in range(write.first_buffer, write.first_buffer + write.buffer_count):
-            if _has_sparse_sector(<uint8_t*>job.buffers[j].buf, job.buffers[j].len, position):
-                return job.table.fdatasync(job.table.context, fd)
-            position += job.buffers[j].len
+        if job.operations[i].holds_batches and _has_sparse_sector(job, &job.operations[i]):
+            return job.table.fdatasync(job.table.context, fd)
     return 0
 
 
@@ -300,7 +297,7 @@ cdef class DiskJob:
         self._add(OP_FSYNC, file, None)
 
     def sync_if_sparse(self, File file not None):
-        """Fdatasync `file` when a batch written by this job left a sector of its extent (nearly) all zeros.
+        """Fdatasync `file` when the batches written by this job left a sector (nearly) all zeros.
 
         Such a sector proves nothing at recovery, so the watermark above it must be durable before the round
         completes: then a bad batch there is known to be rot (SAFETY 19).

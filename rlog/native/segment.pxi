@@ -223,13 +223,27 @@ cdef bint _intact_at_some_length(const uint8_t[::1] data, int64_t position) exce
     return False
 
 
+cdef int _header_bits(int64_t offset, int64_t length) noexcept nogil:
+    """How many bits are certainly set in the first `length` bytes of the batch at `offset`: those of its base
+    offset, one of its batch length, one of its magic."""
+    cdef uint64_t value = <uint64_t>offset >> (8 * (8 - length)) if length < 8 else <uint64_t>offset
+    cdef int bits = (length >= AT_GENERATION) + (length > AT_MAGIC)
+    while value:
+        value &= value - 1
+        bits += 1
+    return bits
+
+
 def judge_tail(const uint8_t[::1] data not None, int64_t position, int64_t offset, int64_t round_bytes_max):
     """What the bytes of an active segment say about its end at (position, offset), where no good batch starts.
 
     "end": only zero filler follows. "later": a good batch of a later flush round follows, so whatever was
-    here had been flushed, and is rot. "torn": a whole sector was never written; each round puts non-zero
-    bytes into each sector of each batch, or else makes its watermark durable first (`sync_if_sparse`), so no
-    flipped bit looks like this. "unknown": none of these is proven (SAFETY 19).
+    here had been flushed, and is rot. "torn": a whole sector was never written. "unknown": none of these is
+    proven (SAFETY 19).
+
+    Zeros prove a torn write only where a flipped bit could not have made them. In the sector where the batch
+    starts, two bits of its header must be missing. In each later sector, the round has put enough non-zero
+    bytes, or else its watermark was made durable first (`sync_if_sparse`) and lies above it.
     """
     cdef int64_t size = data.shape[0], sector, end, length
     if _is_zero(&data[0] + position, size - position):
@@ -238,7 +252,7 @@ def judge_tail(const uint8_t[::1] data not None, int64_t position, int64_t offse
     if _later_batch(data, position + round_bytes_max, offset):
         return "later"
     end = min(size, (position // SECTOR_BYTES + 1) * SECTOR_BYTES)
-    if _is_zero(&data[position], end - position):
+    if _is_zero(&data[position], end - position) and _header_bits(offset, end - position) >= 2:
         return "torn"
     length = HEADER_SIZE
     if position + LENGTH_END <= size:

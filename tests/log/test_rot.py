@@ -30,7 +30,7 @@ class Crashed:
     watermark: int
 
 
-def write_rounds(storage: Storage, *, zeros: bool) -> None:
+def write_rounds(storage: Storage, *, zeros: bool, round_batches: int) -> None:
     log = storage.logs[NAME]
     for number, size in enumerate(SIZES):
         batch = BatchBuilder(batch_bytes_max=1 << 20, compression="none")
@@ -39,25 +39,29 @@ def write_rounds(storage: Storage, *, zeros: bool) -> None:
         builder = SpanBuilder(log.end_offset, 1)
         builder.add(data, check_client_batches(data, batch_bytes_max=1 << 20)[0])
         log.append(builder.build())
-        settle(storage)
+        if number % round_batches == round_batches - 1:
+            settle(storage)
 
 
-def crashed(*, lose_watermarks: bool, zeros: bool) -> Crashed:
-    """Ten flushed rounds, then a power cut that takes the watermarks written since the last sync, or none."""
+def crashed(*, lose_watermarks: bool, zeros: bool, round_batches: int = 1) -> Crashed:
+    """Ten batches in flushed rounds, then a power cut that takes the watermarks written since the last sync, or none."""
     disk = MemoryDisk()
     storage = open_storage(Vfs.of(disk))
-    write_rounds(storage, zeros=zeros)
+    write_rounds(storage, zeros=zeros, round_batches=round_batches)
     flushed = contents(storage.logs[NAME])
     disk.power_cut([0 if lose_watermarks else count - 1 for count in disk.unsynced()])
     slot = disk.contents("/data/watermarks")[16:24]
     return Crashed(disk, flushed, int.from_bytes(slot))
 
 
-@pytest.fixture(params=["watermarks kept", "watermarks lost", "zeros, watermarks lost"])
+@pytest.fixture(
+    params=["watermarks kept", "watermarks lost", "zeros, watermarks lost", "5 a round, watermarks lost"]
+)
 def case(request: pytest.FixtureRequest) -> Crashed:
     return crashed(
         lose_watermarks="lost" in request.param,
         zeros=request.param.startswith("zeros"),
+        round_batches=5 if request.param.startswith("5") else 1,
     )
 
 
