@@ -112,6 +112,24 @@ def test_a_cut_below_the_hwm_off_a_boundary_or_past_the_end_breaks_an_invariant(
     assert log.end_offset == 12
 
 
+def test_a_completion_older_than_a_cut_advances_nothing(storage: Storage) -> None:
+    """SAFETY 12: append A, its fsync under way, cut, append B at the same offsets, then A completes."""
+    log = storage.logs[NAME]
+    log.append(make_span(0, 1))
+    settle(storage)
+    log.append(make_span(2, 1))
+    late = log.flush_job()
+    assert late is not None
+    log.cut(2)
+    log.append(make_span(2, 2))
+    late.run()
+    assert not log.flush_done(late)
+    assert (log.flushed_offset, log.end_offset) == (2, 4)
+    settle(storage)
+    assert log.flushed_offset == 4
+    assert contents(log) == bytes(make_span(0, 1)) + bytes(make_span(2, 2))
+
+
 def test_a_directory_in_use_is_refused(directory: str, storage: Storage) -> None:
     with pytest.raises(DataDirectoryError, match="in use"):
         open_storage(Vfs.system(), directory)

@@ -44,7 +44,7 @@ def write_rounds(storage: Storage, *, zeros: bool, round_batches: int) -> None:
 
 
 def crashed(*, lose_watermarks: bool, zeros: bool, round_batches: int = 1) -> Crashed:
-    """Ten batches in flushed rounds, then a power cut that takes the watermarks written since the last sync, or none."""
+    """Ten batches in flushed rounds, then a power cut; it may take the watermarks that were not synced."""
     disk = MemoryDisk()
     storage = open_storage(Vfs.of(disk))
     write_rounds(storage, zeros=zeros, round_batches=round_batches)

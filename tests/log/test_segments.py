@@ -138,6 +138,31 @@ def test_after_a_cut_every_derived_structure_equals_its_rebuild(restart: bool) -
         assert recovered.producers == log.producers
 
 
+def test_a_full_segment_that_was_cut_back_into_forgets_its_index() -> None:
+    """SAFETY 14: index files are not synced; the one of before the cut must not come back."""
+    disk = MemoryDisk()
+    storage = open_storage(Vfs.of(disk))
+    log = storage.logs[NAME]
+    for offset in range(0, 10, 2):
+        log.append(make_span(offset, 1, size=400))
+        settle(storage)
+    assert [segment.base_offset for segment in log._segments] == [0, 8]
+    disk.power_cut([count - 1 for count in disk.unsynced()])
+    storage = open_storage(Vfs.of(disk))
+    log = storage.logs[NAME]
+    log.cut(2)
+    for offset, size in ((2, 100), (4, 200), (6, 1100), (8, 400)):
+        log.append(make_span(offset, 2, size=size))
+        settle(storage)
+    assert [segment.base_offset for segment in log._segments] == [0, 8]
+    written = contents(log)
+    disk.power_cut([0] * len(disk.unsynced()))
+    recovered = open_storage(Vfs.of(disk)).logs[NAME]
+    for start in range(10):
+        assert recovered.read(start, bytes_max=1, end_max=10), start
+    assert contents(recovered) == written
+
+
 def test_only_one_full_segment_is_open_at_a_time() -> None:
     log = filled(open_storage(Vfs.of(MemoryDisk())), segments=5)
     contents(log)
