@@ -146,18 +146,20 @@ cdef bytes decompress(bytes frame, int codec, int64_t bytes_max):
     """
     cdef list chunks = []
     cdef int64_t room = bytes_max
+    cdef int64_t size
     cdef bint ended = False
     if codec != CODEC_LZ4 and codec != CODEC_GZIP:
         name = CODEC_NAMES[codec]
         raise UnsupportedCodec(f"a batch is compressed with {name}, which cannot be read here", codec=name)
     step = lz4_steps() if codec == CODEC_LZ4 else gzip_steps()
     while not ended:
-        chunk, frame, ended = step(frame, min(room + 1, max(65536, 4 * len(frame))))
+        size = len(frame)
+        chunk, frame, ended = step(frame, min(room + 1, max(65536, 4 * size)))
         chunks.append(chunk)
         room -= len(chunk)
         if room < 0:
             raise ValueError(f"decompress to more than {bytes_max} bytes")
-        if not chunk and not frame and not ended:
+        if not chunk and len(frame) == size and not ended:
             raise ValueError("end too early")
     if frame:
         raise ValueError("are followed by other bytes")

@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlog._core import BatchBuilder, BatchInfo, Span, check_client_batches, decode_records, iterate_batches
+from rlog._core import (
+    BatchBuilder,
+    BatchInfo,
+    Span,
+    check_client_batches,
+    decode_records,
+    decode_values,
+    iterate_batches,
+)
 from rlog.errors import BatchTooLarge, CorruptBatch
 from rlog.log import format as reference
 
@@ -53,26 +61,29 @@ def test_an_info_says_what_the_header_says() -> None:
     assert "base_offset=77" in repr(second)
 
 
+COUNT = "record count that does not match"
+ATTRIBUTES = "unknown attributes or an unknown codec"
+PRODUCER = "impossible producer id, epoch or sequence"
 FORGED = {
-    "control batch": {"attributes": 0x20},
-    "transactional": {"attributes": 0x10},
-    "log append time": {"attributes": 0x08},
-    "delete horizon": {"attributes": 0x40},
-    "unknown attribute": {"attributes": 0x80},
-    "negative attributes": {"attributes": -0x8000},
-    "codec 5": {"attributes": 5},
-    "codec 7": {"attributes": 7},
-    "no records": {"count": 0, "last_offset_delta": -1},
-    "count 0": {"count": 0},
-    "negative count": {"count": -1, "last_offset_delta": -2},
-    "more records than offsets": {"last_offset_delta": 1},
-    "more offsets than records": {"last_offset_delta": 3},
-    "more records than bytes": {"count": 1000, "last_offset_delta": 999},
-    "most offsets": {"count": 2**31 - 1, "last_offset_delta": 2**31 - 2},
-    "wrapping offsets": {"count": -(2**31), "last_offset_delta": 2**31 - 1},
-    "producer id -2": {"producer_id": -2},
-    "producer without epoch": {"producer_epoch": -1},
-    "producer without sequence": {"base_sequence": -1},
+    "control batch": ({"attributes": 0x20}, "is a control batch"),
+    "transactional": ({"attributes": 0x10}, "is transactional"),
+    "log append time": ({"attributes": 0x08}, "claims log append time"),
+    "delete horizon": ({"attributes": 0x40}, ATTRIBUTES),
+    "unknown attribute": ({"attributes": 0x80}, ATTRIBUTES),
+    "negative attributes": ({"attributes": -0x8000}, ATTRIBUTES),
+    "codec 5": ({"attributes": 5}, ATTRIBUTES),
+    "codec 7": ({"attributes": 7}, ATTRIBUTES),
+    "no records": ({"count": 0, "last_offset_delta": -1}, COUNT),
+    "count 0": ({"count": 0}, COUNT),
+    "negative count": ({"count": -1, "last_offset_delta": -2}, COUNT),
+    "more records than offsets": ({"last_offset_delta": 1}, COUNT),
+    "more offsets than records": ({"last_offset_delta": 3}, COUNT),
+    "more records than bytes": ({"count": 1000, "last_offset_delta": 999}, COUNT),
+    "most offsets": ({"count": 2**31 - 1, "last_offset_delta": 2**31 - 2}, COUNT),
+    "wrapping offsets": ({"count": -(2**31), "last_offset_delta": 2**31 - 1}, COUNT),
+    "producer id -2": ({"producer_id": -2}, PRODUCER),
+    "producer without epoch": ({"producer_epoch": -1}, PRODUCER),
+    "producer without sequence": ({"base_sequence": -1}, PRODUCER),
 }
 
 
@@ -80,13 +91,38 @@ FORGED = {
 def test_a_client_cannot_forge(name: str) -> None:
     """SAFETY 54: each with a good CRC, alone and behind a good batch."""
     good = good_batch()
-    forged = with_header(good, **FORGED[name])
-    with pytest.raises(CorruptBatch) as caught:
+    changes, reason = FORGED[name]
+    forged = with_header(good, **changes)
+    with pytest.raises(CorruptBatch, match=reason) as caught:
         check(forged)
     assert caught.value.position == 0
-    with pytest.raises(CorruptBatch) as caught:
+    with pytest.raises(CorruptBatch, match=reason) as caught:
         check(good + forged)
     assert caught.value.position == len(good)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"count": -1},
+        {"count": -(2**31)},
+        {"count": 0, "last_offset_delta": -1},
+        {"last_offset_delta": 1},
+        {"last_offset_delta": -(2**31)},
+        {"count": 1000, "last_offset_delta": 999},
+        {"count": 2},
+        {"count": 4, "last_offset_delta": 3},
+    ],
+)
+def test_a_consumer_refuses_a_count_that_cannot_be(changes: dict[str, int]) -> None:
+    good = good_batch()
+    forged = with_header(good, **changes)
+    for read in (decode_records, decode_values, lambda data: reference.decode_records(bytes(data))):
+        with pytest.raises(CorruptBatch):
+            read(forged)
+    below_none = reference.seal(replace(reference.read_header(good, 0), count=-1), b"")
+    with pytest.raises(CorruptBatch, match=COUNT):
+        decode_records(below_none)
 
 
 @pytest.mark.parametrize("magic", [0, 1, 3, 255])
