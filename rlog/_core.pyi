@@ -386,3 +386,6 @@ def judge_tail(
     data: Buffer, position: int, offset: int, round_bytes_max: int
 ) -> Literal["end", "torn", "later", "unknown"]:
     """What the bytes of an active segment prove about its end at (position, offset) (SAFETY 19)."""
+
+def retain_freed_memory(retained_bytes: int) -> bool:
+    """Let this process keep freed memory at the top of its heap. Returns whether the C library took it."""

@@ -12,12 +12,14 @@ from random import Random, SystemRandom
 
 import uvloop
 
-from rlog._core import DiskJob, DiskPool, Vfs
+from rlog._core import DiskJob, DiskPool, Vfs, retain_freed_memory
 from rlog.config import NodeConfig
 from rlog.node.env import Env
 from rlog.node.node import Node
 
 logger = logging.getLogger("rlog.node")
+
+HEAP_RETAINED_BYTES_MAX = 64 << 20
 
 
 class PoolExecutor:
@@ -73,4 +75,6 @@ async def serve(config: NodeConfig, *, ready: Callable[[Node], None] | None = No
 
 def run(config: NodeConfig, *, ready: Callable[[Node], None] | None = None) -> None:
     """`serve` on a uvloop of its own: the whole life of a node process."""
+    if not retain_freed_memory(HEAP_RETAINED_BYTES_MAX):
+        logger.info("this C library returns freed memory at once; groups cost some page faults more")
     uvloop.run(serve(config, ready=ready))
