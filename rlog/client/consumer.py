@@ -248,6 +248,11 @@ class Consumer:
             return self._rest[-1].offset
         return cursor.position
 
+    @property
+    def buffered_bytes(self) -> int:
+        """What is fetched ahead of the reader and not decoded yet; see prefetch_bytes_max."""
+        return sum(cursor.buffered_bytes for cursor in self._cursors.values())
+
     def state(self) -> list[PartitionState]:
         """For each partition its position, lag, and what it waits for."""
         return [cursor.state(self.position(cursor.partition)) for cursor in self._cursors.values()]

@@ -60,6 +60,7 @@ class Router:
         self._refreshing: asyncio.Task[RlogError | None] | None = None
         self._turn = settings.random.randrange(len(settings.bootstrap))
         self._shunned_until: dict[Address, float] = {}
+        self._failures: dict[Address, str] = {}  # of the nodes asked since one answered
         self._patience_ms = settings.suspect_after_ms
 
     async def start(self, deadline: float) -> None:
@@ -126,7 +127,7 @@ class Router:
             async with asyncio.timeout_at(deadline):
                 error = await join(self.refresh_soon())
         except TimeoutError as timeout:
-            raise DeadlineExceeded("no node told in time who leads") from timeout
+            raise self._not_connected() from timeout
         if error is not None:
             raise error
 
@@ -136,26 +137,30 @@ class Router:
         return self._refreshing
 
     async def _refresh(self) -> RlogError | None:
-        failures = []
         try:
             for address in self._candidates():
                 try:
                     self.cache.take(await self._ask_metadata(address))
                 except (ClientError, ProtocolError) as error:
-                    failures.append(f"{address}: {error}")
+                    self._failures[address] = str(error)
                     self._shunned_until[address] = self.loop.time() + SHUN_SECONDS
                     continue
                 self._shunned_until.pop(address, None)
+                self._failures.clear()
                 self._patience_ms = self.settings.suspect_after_ms
                 break
             else:
                 self._patience_ms = min(2 * self._patience_ms, self.settings.request_timeout_ms)
-                return NotConnected(f"no node answered ({'; '.join(failures)}); check that the nodes run")
+                return self._not_connected()
         finally:
             self._refreshing = None
         for listener in list(self._listeners):
             listener.leaders_changed()
         return None
+
+    def _not_connected(self) -> NotConnected:
+        failures = "; ".join(f"{address}: {why}" for address, why in sorted(self._failures.items()))
+        return NotConnected(f"no node answered ({failures or 'all are silent'}); check that the nodes run")
 
     def _candidates(self) -> list[Address]:
         """All known addresses once, each refresh from the next one on, the silent ones last."""

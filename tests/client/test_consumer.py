@@ -1,0 +1,294 @@
+"""Reading: where it starts, what it survives, what it says while it waits."""
+
+import asyncio
+
+import pytest
+
+from rlog._core import SpanBuilder
+from rlog.client import (
+    ClientClosed,
+    ClientError,
+    Cluster,
+    Consumer,
+    LeaderUnavailable,
+    OffsetOutOfRange,
+    RequestRefused,
+    UnknownPartition,
+)
+from rlog.errors import ConfigurationError
+from rlog.wire.kafka import codes
+from tests.client.fakes import Garble, Hang, Late, Refuse, Reset, Treatment, World, until, world
+
+
+async def fill(cluster: Cluster, count: int, *, first: int = 0, partition: int = 0, batch: int = 7) -> None:
+    async with cluster.producer("orders") as producer:
+        for start in range(first, first + count, batch):
+            numbers = range(start, min(start + batch, first + count))
+            await (await producer.send_many([b"%d" % number for number in numbers], partition=partition))
+
+
+async def take(consumer: Consumer, count: int) -> list[bytes | None]:
+    values: list[bytes | None] = []
+    while len(values) < count:
+        values += [record.value for record in await consumer.fetch()]
+    return values
+
+
+def numbers(*span: int) -> list[bytes]:
+    return [b"%d" % number for number in range(*span)]
+
+
+@pytest.mark.parametrize(
+    ("start", "first"), [("earliest", 0), (0, 0), (10, 10), (29, 29), ("latest", 30), (30, 30)]
+)
+def test_it_starts_where_it_is_told(start: int | str, first: int) -> None:
+    """Offset 10 lies inside a batch."""
+
+    async def program(made: World) -> None:
+        async with made.connect() as cluster:
+            await fill(cluster, 30)
+            async with cluster.consumer("orders", partition=0, start=start) as consumer:
+                reader = asyncio.create_task(take(consumer, 40 - first))
+                await until(lambda: consumer.position() == max(first, 30) or consumer.position() == 30)
+                await fill(cluster, 10, first=30)
+                assert await reader == numbers(first, 40)
+                assert consumer.position() == 40
+                (state,) = consumer.state()
+                assert (state.lag, state.end_offset, state.start_offset) == (0, 40, 0)
+
+    with world() as made:
+        made.run(program(made))
+
+
+def test_the_three_ways_to_read_can_be_mixed() -> None:
+    async def program(made: World) -> None:
+        async with made.connect() as cluster:
+            await fill(cluster, 30)
+            async with cluster.consumer("orders", partition=0) as consumer:
+                got = [(await anext(consumer)).value, (await anext(consumer)).value]
+                assert consumer.position() == 2
+                got += await consumer.values()
+                while len(got) < 30:
+                    got += await consumer.values()
+                assert got == numbers(30)
+                assert await consumer.values(timeout_ms=50) == []
+                assert await consumer.fetch(timeout_ms=50) == []
+
+    with world() as made:
+        made.run(program(made))
+
+
+@pytest.mark.parametrize(
+    "treatment",
+    [
+        Refuse(codes.NOT_LEADER_OR_FOLLOWER),
+        Refuse(codes.OFFSET_NOT_AVAILABLE),
+        Refuse(codes.UNKNOWN_LEADER_EPOCH),
+        Refuse(codes.FENCED_LEADER_EPOCH),
+        Refuse(codes.OFFSET_OUT_OF_RANGE),
+        Reset(applied=True),
+        Reset(applied=False),
+        Late(1.0),
+        Garble(),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("position", range(3))
+def test_whatever_hinders_it_skips_and_repeats_nothing(position: int, treatment: Treatment) -> None:
+    """An offset refused as out of range though it is not is asked for again."""
+
+    async def program(made: World) -> None:
+        async with made.connect() as cluster:
+            await fill(cluster, 30)
+            made.cluster.treat("Fetch", *[Late(0.001)] * position, treatment)
+            async with cluster.consumer(
+                "orders", partition=0, fetch_bytes_max=300, prefetch_bytes_max=300
+            ) as consumer:
+                assert await take(consumer, 30) == numbers(30)
+
+    with world() as made:
+        made.run(program(made))
+        assert not made.cluster.script["Fetch"], "the trouble came"
+
+
+def test_a_new_leader_is_followed() -> None:
+    async def program(made: World) -> None:
+        async with made.connect() as cluster:
+            await fill(cluster, 10)
+            async with cluster.consumer("orders", partition=0) as consumer:
+                assert await take(consumer, 10) == numbers(10)
+                made.cluster.elect(2)
+                made.cluster.nodes[1].down()
+                await fill(cluster, 10, first=10)
+                assert await take(consumer, 10) == numbers(10, 20)
+
+    with world() as made:
+        made.run(program(made))
+
+
+def test_a_frozen_leader_is_left_for_its_successor() -> None:
+    async def program(made: World) -> float:
+        async with made.connect() as cluster:
+            await fill(cluster, 10)
+            async with cluster.consumer("orders", partition=0, max_wait_ms=100) as consumer:
+                assert await take(consumer, 10) == numbers(10)
+                made.cluster.nodes[1].freeze()
+                made.cluster.elect(2)
+                began = made.loop.time()
+                await fill(cluster, 10, first=10)
+                assert await take(consumer, 10) == numbers(10, 20)
+                return made.loop.time() - began
+
+    with world() as made:
+        assert made.run(program(made)) < 2.5
+        made.cluster.nodes[1].thaw()
+
+
+def test_control_batches_are_passed_over() -> None:
+    async def program(made: World) -> None:
+        log = made.cluster.logs["orders", 0]
+        async with made.connect() as cluster:
+            await fill(cluster, 3)
+            span = SpanBuilder(3, 2)
+            span.add_start(0)
+            log.batches.append((3, bytes(span.build())))
+            log.end_offset = 4
+            log.generation = 2
+            await fill(cluster, 3, first=4)
+            async with cluster.consumer("orders", partition=0) as consumer:
+                assert await take(consumer, 6) == [*numbers(3), *numbers(4, 7)]
+                assert consumer.position() == 7
+
+    with world() as made:
+        made.run(program(made))
+
+
+def test_an_offset_outside_the_log_is_an_error_that_names_both_ends() -> None:
+    async def program(made: World) -> None:
+        async with made.connect() as cluster:
+            await fill(cluster, 10)
+            async with cluster.consumer("orders", partition=0, start=11) as consumer:
+                with pytest.raises(OffsetOutOfRange) as caught:
+                    await consumer.fetch()
+                assert (caught.value.offset, caught.value.start_offset, caught.value.end_offset) == (
+                    11,
+                    0,
+                    10,
+                )
+                consumer.seek(0, "earliest")
+                assert await take(consumer, 10) == numbers(10)
+                consumer.seek(0, 8)
+                assert await take(consumer, 2) == numbers(8, 10)
+
+    with world() as made:
+        made.run(program(made))
+
+
+def test_all_partitions_are_read_though_one_has_no_leader_for_a_while() -> None:
+    async def program(made: World) -> None:
+        async with made.connect() as cluster:
+            for partition in range(4):
+                await fill(cluster, 5, first=10 * partition, partition=partition)
+            made.cluster.elect(-1, partition=2)
+            made.cluster.elect(3, partition=3)
+            async with cluster.consumer("orders") as consumer:
+                got = set(await take(consumer, 15))
+                assert got == {*numbers(5), *numbers(10, 15), *numbers(30, 35)}
+                waiting = {state.partition: state.waiting or "" for state in consumer.state()}
+                assert "no leader of orders-2" in waiting[2]
+                assert "new records" in waiting[3]
+                made.cluster.elect(1, partition=2)
+                assert await take(consumer, 5) == numbers(20, 25)
+
+    with world(topics={"orders": 4}) as made:
+        made.run(program(made))
+
+
+def test_a_leader_that_is_silent_for_too_long_raises_and_reading_may_go_on() -> None:
+    async def program(made: World) -> None:
+        async with (
+            made.connect() as cluster,
+            cluster.consumer("orders", partition=0, stall_timeout_ms=3000) as consumer,
+        ):
+            assert await consumer.fetch(timeout_ms=4000) == [], "an idle log is no stall"
+            made.cluster.elect(-1)
+            with pytest.raises(LeaderUnavailable, match="no leader of orders-0"):
+                await anext(consumer)
+            made.cluster.elect(2)
+            await fill(cluster, 3)
+            assert await take(consumer, 3) == numbers(3)
+
+    with world() as made:
+        made.run(program(made))
+
+
+def test_prefetching_is_bounded() -> None:
+    async def program(made: World) -> None:
+        async with made.connect() as cluster:
+            await fill(cluster, 3000, batch=50)
+            log = made.cluster.logs["orders", 0]
+            batch_bytes_max = max(len(data) for _, data in log.batches)
+            async with cluster.consumer("orders", partition=0, prefetch_bytes_max=5000) as consumer:
+                await until(lambda: consumer.buffered_bytes > 3000)
+                fetches = made.cluster.count("Fetch")
+                await asyncio.sleep(5)
+                assert made.cluster.count("Fetch") == fetches, "a full consumer asks for nothing"
+                assert consumer.buffered_bytes <= 5000 + batch_bytes_max
+                assert await take(consumer, 3000) == numbers(3000)
+
+    with world() as made:
+        made.run(program(made))
+
+
+def test_closing_wakes_the_reader_even_when_a_node_hangs() -> None:
+    async def program(made: World) -> None:
+        async with made.connect() as cluster:
+            consumer = cluster.consumer("orders", partition=0)
+            made.cluster.treat("Fetch", Hang())
+            reader = asyncio.create_task(anext(consumer))
+            await until(lambda: made.cluster.count("Fetch") == 1)
+            with pytest.raises(ClientError, match="two tasks"):
+                await consumer.fetch()
+            await consumer.close()
+            await consumer.close()
+            with pytest.raises(ClientClosed):
+                await reader
+            with pytest.raises(ClientClosed):
+                await consumer.fetch()
+
+    with world() as made:
+        made.run(program(made))
+
+
+def test_a_cancelled_reader_loses_nothing() -> None:
+    async def program(made: World) -> None:
+        async with made.connect() as cluster, cluster.consumer("orders", partition=0) as consumer:
+            for round_ in range(20):
+                reader = asyncio.create_task(consumer.fetch())
+                await asyncio.sleep(0.0002 * round_)
+                reader.cancel()
+                await asyncio.gather(reader, return_exceptions=True)
+                if not reader.cancelled():
+                    assert reader.result() == []
+            await fill(cluster, 5)
+            assert await take(consumer, 5) == numbers(5)
+
+    with world() as made:
+        made.run(program(made))
+
+
+def test_what_makes_no_sense_is_refused() -> None:
+    async def program(made: World) -> None:
+        async with made.connect() as cluster:
+            with pytest.raises(ConfigurationError):
+                cluster.consumer("orders", start="yesterday")
+            with pytest.raises(ConfigurationError):
+                cluster.consumer("orders", prefetch_bytes_max=0)
+            with pytest.raises(UnknownPartition):
+                await cluster.consumer("orders", partition=1).fetch()
+            made.cluster.treat("Fetch", Refuse(29))  # TOPIC_AUTHORIZATION_FAILED
+            with pytest.raises(RequestRefused):
+                await cluster.consumer("orders", partition=0).fetch()
+
+    with world() as made:
+        made.run(program(made))
