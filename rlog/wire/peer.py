@@ -22,7 +22,7 @@ EITHER = "either"
 class Hello:
     """The first frame in each direction of a connection; sent again when what it says about pins changed.
 
-    uuid: 32 hex digits. incarnation: starts so far in the upper 32 bits, random ones of this one in the lower.
+    uuid: 32 hex digits. incarnation: starts so far in the upper 32 bits, random ones of this in the lower.
     target: the node id that the sender believes it talks to. topics: name to partitions.
     pins: node id to uuid, only what is fsynced at the sender; pins_confirmed: it is fsynced there that every
     voter has this very table.
