@@ -349,7 +349,7 @@ class Partition:
             batches = self.log.read(offset, bytes_max=bytes_max, end_max=hwm)
             _check_holds(batches, offset)
         except (CorruptLog, StorageFailed) as error:
-            logger.error("partition=%s cannot read offset %d: %s", self.name, offset, error)
+            self.storage_failed(f"cannot read offset {offset}: {error}")
             return codes.KAFKA_STORAGE_ERROR, [], hwm
         except InvariantBroken as error:
             self.invariant_broken(str(error))
@@ -379,7 +379,7 @@ class Partition:
 
     @property
     def accepts_input(self) -> bool:
-        return self.has_started and self.broken is None and self.log.damage is None
+        return self.has_started and self.broken is None
 
     def tick(self, now: float) -> None:
         if self._expiry <= now:

@@ -131,6 +131,7 @@ async def test_the_first_boot_waits_for_all_and_a_later_one_for_a_majority(tmp_p
             link = cluster.nodes[node_id].peers.links[peer]
             await until(lambda link=link: link.is_up, f"node {node_id} talks to node {peer}")
         assert not any(node.identity.confirmed for node in cluster.nodes.values())
+        assert not any(cluster.partition(n).has_started for n in (1, 2)), "it could vote"
         await cluster.start(3)
         assert (await send(await cluster.leader(), batch([b"all three"]))).error == 0
         await cluster.stop()

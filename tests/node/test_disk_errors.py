@@ -2,6 +2,7 @@
 
 from rlog._core import Vfs
 from rlog.errors import StorageFailed
+from rlog.node.partition import Partition
 from rlog.wire.kafka import codes
 
 from .faulty_files import FaultyFiles
@@ -80,20 +81,27 @@ async def test_nothing_is_acknowledged_before_a_majority_has_flushed(tmp_path):
         leader = await cluster.leader()
         assert (await send(leader, batch([b"first"]))).error == 0
         await cluster.all_hold(1)
-        for node_id in (1, 2, 3):
-            files[node_id].held = "orders-0/"
-        answer = send(leader, batch([b"second"]))
-        for node_id in (1, 2, 3):
-            partition = cluster.partition(node_id)
-            await until(lambda p=partition: p.end_offset == 2, f"node {node_id} wrote it")
-        followers = [n for n in (1, 2, 3) if n != leader.leader_id]
-        files[followers[0]].release()
-        follower = cluster.partition(followers[0])
-        await until(lambda: follower.log.flushed_offset == 2, "one follower has flushed")
-        assert not answer.done()
-        assert leader.hwm == 1
-        # Two followers are a majority: the leader's own disk is not needed, and not counted (SAFETY 5).
-        files[followers[1]].release()
-        assert (await answer).base_offset == 1
-        assert leader.log.flushed_offset == 1
-        files[leader.leader_id].release()
+        for target in files.values():
+            target.held = "orders-0/"
+        try:
+            await flush_one_by_one(cluster, leader, files)
+        finally:
+            for target in files.values():
+                target.release()
+
+
+async def flush_one_by_one(cluster: Cluster, leader: Partition, files: dict[int, FaultyFiles]) -> None:
+    """Every disk is held. Two followers are a majority; the leader's own disk is not needed, and not counted
+    before it has flushed (SAFETY 4, 5)."""
+    answer = send(leader, batch([b"second"]))
+    for node_id in cluster.nodes:
+        partition = cluster.partition(node_id)
+        await until(lambda p=partition: p.end_offset == 2, f"node {node_id} wrote it")
+    first, second = (n for n in cluster.nodes if n != leader.leader_id)
+    files[first].release()
+    await until(lambda: leader.replica.progress()[first][1] == 2, "one follower has flushed")
+    assert not answer.done()
+    assert leader.hwm == 1
+    files[second].release()
+    assert (await answer).base_offset == 1
+    assert leader.log.flushed_offset == 1
