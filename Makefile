@@ -62,7 +62,7 @@ clean:
 
 $(VENV)/.made:
 	@python=$$(scripts/require) && { echo "setting up $(VENV) with $$python"; \
-	"$$python" -m venv $(VENV) && $(BIN)/python -m pip install --quiet "setuptools>=70" "cython>=3.1" wheel; }
+	"$$python" -m venv $(VENV) && $(BIN)/python -m pip install --quiet "setuptools>=77" "cython>=3.1" wheel; }
 	@touch $@
 
 $(VENV)/.run: $(VENV)/.made pyproject.toml $(NATIVE)
