@@ -325,6 +325,10 @@ class PartitionLog:
         previous = self._segments[place - 1] if place else None
         if previous is not None and previous.seal:
             previous.add_index(job, self._vfs, self._directory)
+        if previous is not None and previous.file.is_open:
+            # Live readers are served from the tail in memory. Writing into memory that is cached already, and
+            # not into ever more of it, was measured to take a sixth of the processor time on a virtual host.
+            job.uncache(previous.file)
         segment.add_creation(job, self._directory)
         self._add_watermark(job, self._written_offset)
         job.fdatasync(self._watermarks.file)

@@ -56,9 +56,11 @@ cdef enum:
     OP_RENAME
     OP_UNLINK
     OP_FSYNC_DIR
+    OP_UNCACHE
 
 _OPERATION_NAMES = (
     "create", "fallocate", "write", "zero", "fdatasync", "fsync", "fdatasync", "rename", "unlink", "fsync_dir",
+    "uncache",
 )
 
 cdef struct Operation:
@@ -183,6 +185,8 @@ cdef int64_t _execute(JobState* job, Operation* operation) noexcept nogil:
         return table.rename(table.context, operation.path, operation.target)
     if operation.kind == OP_UNLINK:
         return table.unlink(table.context, operation.path)
+    if operation.kind == OP_UNCACHE:
+        return table.uncache(table.context, operation.fd[0])
     return table.fsync_dir(table.context, operation.path)
 
 
@@ -315,6 +319,10 @@ cdef class DiskJob:
 
     def fsync_dir(self, str path not None):
         self._add(OP_FSYNC_DIR, None, path)
+
+    def uncache(self, File file not None):
+        """Let the page cache forget what is flushed of `file`: its memory serves the next writes."""
+        self._add(OP_UNCACHE, file, None)
 
     def run(self):
         """Execute everything, on this thread, without the GIL."""

@@ -34,6 +34,8 @@ cdef extern from "<fcntl.h>" nogil:
         O_DIRECTORY
     int _sys_open "open"(const char* path, int flags, ...)
     int _sys_fallocate "posix_fallocate"(int fd, int64_t offset, int64_t length)
+    int POSIX_FADV_DONTNEED
+    int _sys_fadvise "posix_fadvise"(int fd, int64_t offset, int64_t length, int advice)
 
 cdef extern from "<unistd.h>" nogil:
     int _sys_close "close"(int fd)
@@ -67,6 +69,7 @@ cdef struct VfsTable:
     path_function mkdir
     path_function fsync_dir
     path_function lock
+    file_function uncache
 
 
 # ---- the system's functions
@@ -114,6 +117,11 @@ cdef int64_t system_size(void* context, int fd) noexcept nogil:
 
 cdef int64_t system_fallocate(void* context, int fd, int64_t length) noexcept nogil:
     return -_sys_fallocate(fd, 0, length)          # posix_fallocate returns the error itself
+
+
+cdef int64_t system_uncache(void* context, int fd) noexcept nogil:
+    _sys_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED)    # advice: a file system that cannot take it costs memory only
+    return 0
 
 
 cdef int64_t system_unlink(void* context, const char* path) noexcept nogil:
@@ -257,6 +265,10 @@ cdef int64_t python_lock(void* context, const char* path) noexcept with gil:
     return _python_path(context, "lock", path)
 
 
+cdef int64_t python_uncache(void* context, int fd) noexcept nogil:
+    return 0                                       # it changes what is cached, never what is stored
+
+
 # ---- the classes
 
 @cython.final
@@ -280,7 +292,7 @@ cdef class Vfs:
         vfs.table = VfsTable(
             NULL, system_open, system_pwritev, system_pread, system_rename, system_close, system_fdatasync,
             system_fsync, system_size, system_fallocate, system_unlink, system_mkdir,
-            system_fsync_dir, system_lock,
+            system_fsync_dir, system_lock, system_uncache,
         )
         return vfs
 
@@ -291,7 +303,7 @@ cdef class Vfs:
         vfs.table = VfsTable(
             <void*>vfs, python_open, python_pwritev, python_pread, python_rename, python_close, python_fdatasync,
             python_fsync, python_size, python_fallocate, python_unlink, python_mkdir,
-            python_fsync_dir, python_lock,
+            python_fsync_dir, python_lock, python_uncache,
         )
         return vfs
 
