@@ -7,10 +7,10 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
-from tests.harness import wait_for
+from tests.harness import node_pids, wait_for
 
 RLOG = [sys.executable, "-m", "rlog"]
 TIMEOUT_S = 60
@@ -36,16 +36,6 @@ def running(*arguments: str) -> Iterator[subprocess.Popen[str]]:
     finally:
         process.kill()
         process.communicate()
-
-
-def node_pids(directory: Path) -> list[int]:
-    """Processes whose command line names a configuration in `directory`."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        with suppress(OSError):
-            if entry.name.isdigit() and str(directory / "node-").encode() in (entry / "cmdline").read_bytes():
-                found.append(int(entry.name))
-    return found
 
 
 def ready_line(process: subprocess.Popen[str]) -> str:

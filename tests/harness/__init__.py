@@ -4,6 +4,6 @@ Each node is a process of its own that is started, killed, paused and ended by i
 `rlog.cli.local_cluster.LocalCluster`; whatever a test does, no node outlives it.
 """
 
-from tests.harness.processes import running_cluster, wait_for
+from tests.harness.processes import node_pids, running_cluster, wait_for
 
-__all__ = ["running_cluster", "wait_for"]
+__all__ = ["node_pids", "running_cluster", "wait_for"]

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rlog.cli.local_cluster import LocalCluster
@@ -34,3 +34,13 @@ def wait_for(condition: Callable[[], bool], what: str, *, timeout_s: float = 20.
     while not condition():
         assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {what}"
         time.sleep(0.02)
+
+
+def node_pids(directory: Path) -> list[int]:
+    """Processes whose command line names a configuration in `directory`."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError):
+            if entry.name.isdigit() and str(directory / "node-").encode() in (entry / "cmdline").read_bytes():
+                found.append(int(entry.name))
+    return found

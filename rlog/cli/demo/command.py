@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,9 +36,11 @@ def command(input_path: Path | None, records: int, data: Path | None, as_json: b
     """Three nodes on real disks; the leader is killed under load; nothing acknowledged may be lost.
 
     Produces lines of text, kills the leader's process (SIGKILL) when 40 % are acknowledged, restarts it,
-    consumes everything back, and compares the replicas' files byte for byte. Ends with 0 when all held,
-    else 1.
+    consumes everything back, and compares the replicas' files byte for byte. Ends with 0 when all held, 1
+    when something did not, 130 after Ctrl-C.
     """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)  # also where a shell has set Ctrl-C to be ignored
     with errors_as_exits(), Show(quiet_stdout=as_json) as show:
         source = Source.file(input_path, records) if input_path else Source.standard_library(records)
         result = Result(records=records)

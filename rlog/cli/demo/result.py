@@ -80,9 +80,11 @@ class Result:
                 ("after the kill", f"{self.acknowledged_after_kill:,} acknowledged"),
                 ("caught up", f"the killed node, {self.caught_up_ms:,.0f} ms after its restart"),
             ]  # fmt: skip
-        lines += [
-            ("consumed", f"{self.consumed:,} records, compared with the input one by one"),
-            ("replicas", f"{self.replicas_compared} read from disk, {self.replica_bytes:,} bytes each, "
-             f"equal up to the high-water mark {self.hwm:,}"),
-        ]  # fmt: skip
+        if self.consumed:
+            lines.append(("consumed", f"{self.consumed:,} records, compared with the input one by one"))
+        if self.replicas_compared:
+            lines.append(
+                ("replicas", f"{self.replicas_compared} read from disk, {self.replica_bytes:,} bytes each, "
+                 f"equal up to the high-water mark {self.hwm:,}")
+            )  # fmt: skip
         return lines

@@ -46,18 +46,18 @@ class Run:
         self._killed_s = 0.0
         self._resume_target = source.records
         self._resumed = asyncio.Event()
+        self._started_s = 0.0
         self._last_ack_s = 0.0
 
     async def run(self) -> None:
         """Raises a group of RlogErrors: acknowledgements do not resume, a replica stays behind."""
-        started = asyncio.get_running_loop().time()
+        self._started_s = asyncio.get_running_loop().time()
         async with rlog.connect(self.cluster.bootstrap) as cluster, asyncio.TaskGroup() as tasks:
             restarting = tasks.create_task(self._watch_and_restart())
             collecting = tasks.create_task(self._collect())
             async with cluster.producer(TOPIC) as producer:
                 await self._produce(producer)
                 await collecting
-            self.result.seconds = self._last_ack_s - started
             await restarting
         await self._consume()
 
@@ -108,8 +108,10 @@ class Run:
                 self._note_pause(loop.time())
             if index % BAR_EVERY == 0:
                 self._last_ack_s = loop.time()
+                result.seconds = self._last_ack_s - self._started_s
                 self.show.bar("acknowledged", result.acknowledged, total)
         self._last_ack_s = loop.time()
+        result.seconds = self._last_ack_s - self._started_s
         self.show.bar("acknowledged", result.acknowledged, total)
 
     def _note_pause(self, now: float) -> None:
