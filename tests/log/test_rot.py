@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from rlog._core import BatchBuilder, SpanBuilder, Vfs, check_client_batches
+from rlog._core import BatchBuilder, SpanBuilder, Vfs, check_client_batches, iterate_batches, judge_tail
 from rlog.errors import CorruptLog, DataDirectoryError, RlogError
+from rlog.log.settings import LogSettings
 from rlog.log.storage import Storage
 from rlog.testing.disk import MemoryDisk
 from tests.log.storage_kit import NAME, contents, make_span, open_storage, settle
@@ -18,6 +19,7 @@ from tests.log.storage_kit import NAME, contents, make_span, open_storage, settl
 PARTITION = f"/data/partitions/{NAME}"
 FIRST = f"{PARTITION}/00000000000000000000.log"
 # Value sizes that end batches just before, at and just after the ends of sectors, and long runs of zeros.
+ROOMY = LogSettings(segment_bytes_min=16384, segment_bytes_max=16384)
 SIZES = (1, 440, 1, 373, 7, 800, 1, 2, 1100, 90)
 
 
@@ -46,7 +48,7 @@ def write_rounds(storage: Storage, *, zeros: bool, round_batches: int) -> None:
 def crashed(*, lose_watermarks: bool, zeros: bool, round_batches: int = 1) -> Crashed:
     """Ten batches in flushed rounds, then a power cut; it may take the watermarks that were not synced."""
     disk = MemoryDisk()
-    storage = open_storage(Vfs.of(disk))
+    storage = open_storage(Vfs.of(disk), settings=ROOMY)
     write_rounds(storage, zeros=zeros, round_batches=round_batches)
     flushed = contents(storage.logs[NAME])
     disk.power_cut([0 if lose_watermarks else count - 1 for count in disk.unsynced()])
@@ -67,7 +69,7 @@ def case(request: pytest.FixtureRequest) -> Crashed:
 
 def is_noticed_or_harmless(disk: MemoryDisk, flushed: bytes) -> str:
     """How a recovery took it. Anything flushed that is gone without a word fails the test."""
-    log = open_storage(Vfs.of(disk)).logs[NAME]
+    log = open_storage(Vfs.of(disk), settings=ROOMY).logs[NAME]
     if log.damage is not None:
         return "rot"
     found = contents(log)
@@ -78,21 +80,32 @@ def is_noticed_or_harmless(disk: MemoryDisk, flushed: bytes) -> str:
     return "harmless"
 
 
-def bits(size: int) -> Iterator[int]:
-    """Every bit of the first sector's header, and a spread of all others."""
-    yield from range(61 * 8)
-    yield from range(61 * 8, size * 8, 13)
+def bits(flushed: bytes) -> Iterator[int]:
+    """Every bit of the header fields that the CRC skips, of every batch, and a spread of all others."""
+    for info in iterate_batches(flushed):
+        yield from range(info.position * 8, (info.position + 21) * 8)
+    yield from range(0, (len(flushed) + 40) * 8, 23)
 
 
 def test_any_flipped_bit_of_a_segment_is_noticed(case: Crashed) -> None:
     verdicts = set()
-    for bit in bits(len(case.flushed) + 40):
+    for bit in bits(case.flushed):
         disk = case.disk.copy()
         disk.flip(FIRST, bit)
         verdict = is_noticed_or_harmless(disk, case.flushed)
         assert verdict != "harmless" or bit >= 8 * len(case.flushed), f"bit {bit} passed unseen"
         verdicts.add(verdict)
     assert verdicts >= {"rot"} if case.watermark else verdicts >= {"suspect"}
+
+
+def test_a_flip_that_empties_a_header_is_not_taken_for_a_torn_sector() -> None:
+    """The first 8 bytes of a batch end a sector, and hold one bit: that of its base offset."""
+    for offset, verdict in ((4, "unknown"), (6, "torn")):
+        data = bytearray(4096)
+        span = bytes(make_span(offset, 1, size=700))
+        data[504 : 504 + len(span)] = span
+        data[504:512] = bytes(8)
+        assert judge_tail(data, 504, offset, 4096) == verdict
 
 
 def test_without_watermarks_zeros_in_a_batch_do_not_make_it_torn() -> None:
