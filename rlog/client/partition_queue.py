@@ -51,7 +51,6 @@ from rlog.wire.kafka import apis, codes
 from rlog.wire.kafka._hot import decode_produce_response, encode_produce_request
 from rlog.wire.kafka.messages import Buffer
 
-SEQUENCE_MASK: Final = 0x7FFFFFFF  # sequences wrap from 2^31 - 1 to 0
 NOT_ENOUGH_REPLICAS_AFTER_APPEND: Final = 20
 UNKNOWN_SERVER_ERROR: Final = -1
 # Refused before the append: the same batch may be sent again, idempotent or not.
@@ -66,6 +65,11 @@ MAYBE_PERSISTED: Final = frozenset(
     }
 )
 SEQUENCE_REFUSED: Final = frozenset({codes.OUT_OF_ORDER_SEQUENCE_NUMBER, codes.UNKNOWN_PRODUCER_ID})
+
+
+def next_sequence(sequence: int, count: int) -> int:
+    """Sequences number records, and wrap from 2^31 - 1 to 0 (KIP-98)."""
+    return (sequence + count) & 0x7FFFFFFF
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +209,7 @@ class PartitionQueue:
     def _stamp(self, batch: Batch) -> None:
         if self._settings.is_idempotent:
             batch.close(*self._producer_id, self._sequence)
-            self._sequence = (self._sequence + batch.count) & SEQUENCE_MASK
+            self._sequence = next_sequence(self._sequence, batch.count)
         else:
             batch.close(-1, -1, -1)
 
