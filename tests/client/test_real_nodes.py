@@ -24,7 +24,7 @@ async def read_all(consumer: Consumer, count: int) -> list[rlog.Record]:
     return records
 
 
-async def talk(bootstrap: str) -> None:
+async def check_conversation(bootstrap: str) -> None:
     async with rlog.connect(bootstrap) as cluster:
         async with cluster.producer("wide", compression="lz4") as producer:
             acks = [await producer.send(b"v%d" % each, key=b"k%d" % each) for each in range(2000)]
@@ -57,7 +57,7 @@ def test_a_real_process_over_real_sockets(tmp_path: Path) -> None:
         running_cluster(tmp_path, topics={"wide": 3, "narrow": 1}, nodes=1) as nodes,
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
     ):
-        runner.run(asyncio.wait_for(talk(nodes.bootstrap), 60))
+        runner.run(asyncio.wait_for(check_conversation(nodes.bootstrap), 60))
 
 
 async def through_a_kill(cluster: SimCluster) -> tuple[list[int], list[bytes | None]]:
