@@ -16,12 +16,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 from types import TracebackType
 
 from rlog.cli.describe import NodeState, describe
 from rlog.errors import ConfigurationError, RlogError
 
 HOST = "127.0.0.1"
+FREE_PORT_MIN = 10_000
 POLL_S = 0.02
 STOP_TIMEOUT_S = 10.0
 LOG_TAIL_BYTES = 2000
@@ -277,12 +279,23 @@ class LocalCluster:
 
 
 def _free_ports(count: int) -> list[int]:
-    """Ports that were free a moment ago, all different."""
+    """Ports that were free a moment ago, all different.
+
+    Below the range from which the kernel takes ports for outgoing connections: else, while a node is down, one
+    of those could take the port that it needs again, or a redial could connect to itself.
+    """
+    outgoing = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    candidates = range(FREE_PORT_MIN, max(outgoing, 2 * FREE_PORT_MIN))
+    found: list[int] = []
     with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind((HOST, 0))
-        return [each.getsockname()[1] for each in sockets]
+        for port in Random().sample(candidates, len(candidates)):
+            probe = stack.enter_context(socket.socket())
+            with contextlib.suppress(OSError):
+                probe.bind((HOST, port))
+                found.append(port)
+            if len(found) == count:
+                return found
+    raise ConfigurationError(f"fewer than {count} ports are free")
 
 
 def _checked_ports(first: int, count: int) -> list[int]:
