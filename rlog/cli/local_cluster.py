@@ -281,8 +281,8 @@ class LocalCluster:
 def _free_ports(count: int) -> list[int]:
     """Ports that were free a moment ago, all different.
 
-    Below the range from which the kernel takes ports for outgoing connections: else, while a node is down, one
-    of those could take the port that it needs again, or a redial could connect to itself.
+    Below the range from which the kernel takes ports for outgoing connections: while a node is down, one
+    of those could otherwise take the port that it needs again, or a redial connect to itself.
     """
     outgoing = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     candidates = range(FREE_PORT_MIN, max(outgoing, 2 * FREE_PORT_MIN))
