@@ -177,9 +177,10 @@ class PartitionLog:
         length = length_for(size, last.length if last is not None else 0, self._settings)
         if last is not None and last.fill:
             last.seal = last.encode_index(self.producers.batches())
-        elif last is not None:
-            self._segments.pop()  # empty and too small: the new one takes its name
         segment = Segment.new(self._vfs, self._directory, self.end_offset, length, self._settings)
+        if last is not None and not last.fill:
+            self._segments.pop()  # empty and too small: the new one takes its name
+            segment.named = last.named
         self._segments.append(segment)
         return segment
 
@@ -197,12 +198,12 @@ class PartitionLog:
         self._meta_barrier = self._meta.queue("cut", self.name, offset, self.cut_counter + 1)
         while self._segments[-1].base_offset > offset:
             removed = self._segments.pop()
-            if removed.created:
+            if removed.named:
                 self._removed.append(removed)
         segment = self._segments[-1]
         segment.fill, segment.end_offset, segment.seal = position, offset, b""
         segment.index.cut(offset)
-        if self._pending_cut is None or offset <= self._pending_cut.offset:
+        if self._pending_cut is None or offset < self._pending_cut.offset:
             self._pending_cut = _Cut(offset, segment, position)
         self.end_offset = offset
         self.flushed_offset = min(self.flushed_offset, offset)
@@ -506,7 +507,7 @@ class PartitionLog:
             end = piece.span.boundary(piece.start, piece.span.size, offset)
             position = piece.position + len(piece.span.slice(piece.start, end))
         else:
-            _, _, last, end, position = self._fetch(offset - 1, 1, self.end_offset)
+            _, _, last, end, position = self._fetch(offset - 1, 1, offset)
             position += last
         if end != offset:
             raise InvariantBroken(f"{self.name}: {offset} is not a batch boundary (SAFETY 10)")

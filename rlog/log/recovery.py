@@ -146,7 +146,7 @@ class Examiner:
     def _open(self, base: int) -> Segment:
         file = self._vfs.open(f"{self._directory}/{segment_name(base)}")
         index = SegmentIndex(self._settings.index_interval_bytes)
-        return Segment(base, file.size(), file, index, base, created=True)
+        return Segment(base, file.size(), file, index, base, created=True, named=True)
 
     def _scan(self, segment: Segment, data: bytes, end_max: int) -> None:
         """Walk over good batches from the segment's base, run by run of the generation table."""
@@ -229,7 +229,7 @@ def repair(vfs: Vfs, directory: str, found: Examined, settings: LogSettings) -> 
         job.fsync(new.file)
         name = f"{directory}/{segment_name(new.base_offset)}"
         job.rename(name + TEMPORARY, name)
-        new.created = True
+        new.created = new.named = True
         found.segments[-1] = new
     for name in found.remove:
         if not (found.rewrite and name == segment_name(found.segments[-1].base_offset) + TEMPORARY):

@@ -44,8 +44,8 @@ class Segment:
 
     length: preallocated bytes. fill: where the next batch goes. written: no byte at or past it was ever
     handed to a job; between fill and written lie cut bytes, until zeroed. end_offset: end of the last
-    batch in it. created: a job that creates the file was built (or the file was found). indexed: likewise
-    its index file.
+    batch in it. created: a job that creates the file was built (or the file was found). named: a file of its
+    name may exist, this one or an empty one that it takes the name of. indexed: its index file may exist.
     """
 
     base_offset: int
@@ -56,6 +56,7 @@ class Segment:
     fill: int = 0
     written: int = 0
     created: bool = False
+    named: bool = False
     indexed: bool = False
     seal: bytes = b""
 
@@ -72,7 +73,7 @@ class Segment:
         job.fsync(self.file)
         job.rename(name + TEMPORARY, name)
         job.fsync_dir(directory)
-        self.created = True
+        self.created = self.named = True
 
     def add_index(self, job: DiskJob, vfs: Vfs, directory: str) -> None:
         """Write the index file of this full segment, unsynced: recovery rebuilds a bad one."""

@@ -79,9 +79,15 @@ class Life:
         return self.storage.logs[NAME]
 
     def open(self) -> None:
-        self.storage = open_storage(Vfs.of(self.disk), DIRECTORY)
-        self.book.incarnation = self.storage.meta.incarnation
-        self.book.uuid = self.storage.meta.replica_uuid
+        self.take_over(open_storage(Vfs.of(self.disk), DIRECTORY))
+
+    def take_over(self, storage: Storage) -> None:
+        """Go on with `storage`, just opened; jobs of before are forgotten."""
+        self.storage = storage
+        self._meta_job = self._log_job = None
+        self._vote_sequence = self._cut_sequence = 0
+        self.book.incarnation = storage.meta.incarnation
+        self.book.uuid = storage.meta.replica_uuid
 
     def close(self) -> None:
         self.storage.close()
