@@ -163,8 +163,8 @@ class Partition:
 
     @property
     def deadline(self) -> float:
-        """When `tick` has something to do."""
-        return min(self.replica.deadline, self._expiry)
+        """When `tick` has something to do. A partition that takes no input has no consensus to tick."""
+        return min(self.replica.deadline, self._expiry) if self.accepts_input else self._expiry
 
     def in_sync(self) -> list[int]:
         """Replicas that were heard from lately and lag little; all of them where that is not known."""
