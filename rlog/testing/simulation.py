@@ -12,6 +12,8 @@ any process and for any hash seed. What a run checks:
 import asyncio
 import gc
 import logging
+import signal
+import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,7 +23,7 @@ from rlog.testing.checker import History, Violation, check
 from rlog.testing.cluster import Cluster
 from rlog.testing.faults import Faults, Profile, profile_of
 from rlog.testing.invariants import Invariants
-from rlog.testing.loop import SimLoop, Trace
+from rlog.testing.loop import SimLoop, SimulationError, Trace
 from rlog.testing.network import Network
 from rlog.testing.workload import Workload
 
@@ -31,6 +33,8 @@ WARM_UP_SECONDS = 2.0
 LIVENESS_SECONDS = 10.0
 QUIET_SECONDS = 10.0
 OPERATIONS_PER_SECOND_MIN = 50
+# Processor seconds in which at least one handle must end: one that takes longer never will.
+HANDLE_CPU_SECONDS_MAX = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +60,7 @@ def run(
     """Run one seed for `seconds` of faults and load. sink: gets the trace, line by line."""
     profile = profile_of(seed)
     loop = SimLoop(trace=Trace(sink))
-    with _undisturbed(loop, sink):
+    with _undisturbed(loop, sink), _watched(loop):
         simulation = _Simulation(loop, Random(f"rlog simulation {seed}"), profile, nodes)
         simulation.run(seconds)
         return simulation.result(seed, seconds)
@@ -183,3 +187,29 @@ def _undisturbed(loop: SimLoop, sink: Callable[[str], None] | None) -> Iterator[
             gc.enable()
         logger.level, logger.propagate = before[:2]
         logger.handlers[:] = before[2]
+
+
+@contextmanager
+def _watched(loop: SimLoop) -> Iterator[None]:
+    """Break a handle that never ends, by an error that says where it was: a failure of the run.
+
+    A signal interrupts the main thread only; elsewhere such a run hangs.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handles_before = -1
+
+    def look(*_: object) -> None:
+        nonlocal handles_before
+        if loop.handles_run == handles_before:
+            raise SimulationError(f"one handle took more than {HANDLE_CPU_SECONDS_MAX} s of processor time")
+        handles_before = loop.handles_run
+
+    before = signal.signal(signal.SIGVTALRM, look)
+    signal.setitimer(signal.ITIMER_VIRTUAL, HANDLE_CPU_SECONDS_MAX, HANDLE_CPU_SECONDS_MAX)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
