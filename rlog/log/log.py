@@ -268,16 +268,24 @@ class PartitionLog:
 
     def flush_job(self) -> DiskJob | None:
         """The next round. None when nothing is queued, a job is under way, the log is fenced, or its meta
-        records are not flushed yet: ask again after each completion, of this log or of meta."""
+        records are not flushed yet: ask again after each completion, of this log or of meta.
+
+        Raises StorageFailed, at most once: the log is fenced from then on.
+        """
         if (
             self._inflight is not None
             or self.failed is not None
             or self.damage is not None
+            or self._watermarks.failed is not None
             or self._meta.flushed_sequence < self._meta_barrier
         ):
             return None
         if self._pending_cut is not None:
-            self._inflight = self._cut_job(self._pending_cut)
+            try:
+                self._inflight = self._cut_job(self._pending_cut)
+            except OSError as error:  # half built: what it took from `_removed` would never be unlinked
+                self.failed = StorageFailed(f"{self.name}: {error}", errno=error.errno or 0)
+                raise self.failed from error
         elif self._queue:
             self._inflight = self._write_job()
         return self._inflight
@@ -379,6 +387,8 @@ class PartitionLog:
         self.queued_bytes -= done.size
         if job.error:
             self.failed = StorageFailed(f"{self.name}: {job.error_operation} failed", errno=job.error)
+            if self._watermarks.file.path in job.error_operation:
+                self._watermarks.failed = self.failed
             raise self.failed
         self._watermarks.dirty = True
         if done.sealed is not None:

@@ -77,6 +77,13 @@ class Storage:
         except StorageFailed as error:
             raise DataDirectoryError(f"{directory}: {error}") from error
 
+    @property
+    def failed(self) -> StorageFailed | None:
+        """The error that is final for all logs: of meta (SAFETY 52), or of the watermarks, where each of their
+        rounds writes, and a later sync may succeed without having written that (SAFETY 15).
+        """
+        return self.meta.failed or self._watermarks.failed
+
     def watermark_job(self) -> DiskJob | None:
         """Sync the watermarks: to be run about each second. None when there is nothing to do."""
         return self._watermarks.sync_job()
@@ -107,13 +114,15 @@ class Storage:
     def _close_clean(self) -> None:
         self.meta.flush()
         for log in self.logs.values():
-            while (job := log.flush_job()) is not None:
-                job.run()
-                try:
+            try:
+                while (job := log.flush_job()) is not None:
+                    job.run()
                     log.flush_done(job)
-                except StorageFailed:
-                    break  # fenced: it stays out of the record below, so the next opening recovers it
-                self.meta.flush()
+                    self.meta.flush()
+            except StorageFailed as error:
+                if error is not log.failed:
+                    raise
+                # fenced: it stays out of the record below, so the next opening recovers it
         job = self._watermarks.sync_job()
         if job is not None:
             job.run()

@@ -60,7 +60,9 @@ def name_crc(partition: str) -> int:
 
 
 class Watermarks:
-    """The open file. `dirty` after a round wrote a slot, until the next sync."""
+    """The open file. dirty: a round wrote a slot since the last sync. failed: an error on it, which is final
+    (SAFETY 15): recovery relies on slots that a later sync may never write, of whichever log.
+    """
 
     def __init__(self, vfs: Vfs, directory: str) -> None:
         self._vfs = vfs
@@ -68,6 +70,7 @@ class Watermarks:
         self._path = f"{directory}/{NAME}"
         self.file = File(vfs, f"{self._path}.tmp")
         self.dirty = False
+        self.failed: StorageFailed | None = None
 
     @staticmethod
     def load(vfs: Vfs, directory: str) -> bytes:
@@ -96,8 +99,8 @@ class Watermarks:
             raise OSError(job.error, f"{job.error_operation} failed")
 
     def sync_job(self) -> DiskJob | None:
-        """Fdatasync the file when a slot changed. None when none did."""
-        if not self.dirty:
+        """Fdatasync the file when a slot changed. None when none did, or the file failed."""
+        if not self.dirty or self.failed is not None:
             return None
         self.dirty = False
         job = DiskJob(self._vfs)
@@ -107,7 +110,8 @@ class Watermarks:
     def sync_done(self, job: DiskJob) -> None:
         """Raises StorageFailed: the watermarks on disk may be old, and recovery relies on their age."""
         if job.error:
-            raise StorageFailed(f"watermarks: {job.error_operation} failed", errno=job.error)
+            self.failed = StorageFailed(f"watermarks: {job.error_operation} failed", errno=job.error)
+            raise self.failed
 
     def close(self) -> None:
         self.file.close()

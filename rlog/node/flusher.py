@@ -2,7 +2,8 @@
 
 There is no timer: the next round of a log begins as its last one ends. A completion goes to the log first,
 which decides whether it still counts (SAFETY 12), and to consensus only if it moved the flushed end. The
-first error of a log is final for that log (SAFETY 15), the first of meta for the whole node (SAFETY 52).
+first error of a log is final for that log (SAFETY 15), the first of meta or of the watermarks for the whole
+node (SAFETY 52).
 """
 
 import asyncio
@@ -17,7 +18,7 @@ from rlog.node.partition import Partition
 
 
 class Flusher:
-    """Carries the disk jobs of one node. `failed(error)`: meta failed, the node must stop."""
+    """Carries the disk jobs of one node. `failed(error)`: the node must stop."""
 
     def __init__(
         self, storage: Storage, disk: DiskExecutor, *, failed: Callable[[StorageFailed], None]
@@ -57,8 +58,7 @@ class Flusher:
         try:
             self._meta.flush_done(job)
         except StorageFailed as error:
-            self._stopped = True
-            self._failed(error)
+            self._all_failed(error)
             return
         waiting = self._waiting_for_meta
         while waiting and waiting[0][0] <= self._meta.flushed_sequence:
@@ -78,7 +78,7 @@ class Flusher:
         self.flush_meta()
         try:
             job = partition.log.flush_job()
-        except OSError as error:
+        except StorageFailed as error:
             partition.storage_failed(str(error))
             return
         if job is not None:
@@ -91,6 +91,8 @@ class Flusher:
             moved = partition.log.flush_done(job)
         except StorageFailed as error:
             partition.storage_failed(str(error))
+            if self._storage.failed is not None:
+                self._all_failed(error)
             return
         if moved:
             partition.flushed()
@@ -110,9 +112,12 @@ class Flusher:
         try:
             self._storage.watermark_done(job)
         except StorageFailed as error:
-            # Every round of every log writes there: none of them can be trusted to recover any more.
-            self._stopped = True
-            self._failed(error)
+            self._all_failed(error)
+
+    def _all_failed(self, error: StorageFailed) -> None:
+        """Meta or the watermarks failed: no log can be trusted to recover any more."""
+        self._stopped = True
+        self._failed(error)
 
     def _submit(self, job: DiskJob, done: Callable[[DiskJob], None]) -> None:
         self.in_flight_count += 1

@@ -350,6 +350,8 @@ class MemoryDisk:
                 directory.change(_NameChange(name, _File()))
             elif isinstance(found, _File):
                 found.empty()
+        else:
+            self._fail("open", path)
         return self._descriptor(self._file(path), path)
 
     def close(self, fd: int) -> None:

@@ -228,3 +228,38 @@ def test_a_bug_of_a_python_target_is_raised_not_swallowed() -> None:
     storage.logs[NAME].append(make_span(0, 1))
     with pytest.raises(ZeroDivisionError):
         settle(storage)
+
+
+@pytest.mark.parametrize("operation", ["pwrite", "fdatasync"])
+def test_an_error_on_the_watermarks_in_a_round_of_one_log_is_final_for_all(operation: str) -> None:
+    """SAFETY 15: the next sync of that file succeeds, though the slots of other logs may be lost."""
+    disk = MemoryDisk()
+    storage = open_storage(Vfs.of(disk), names=("orders-0", "orders-1"))
+    first, second = storage.logs.values()
+    disk.faults.append(Fault(operation, errno.EIO, path="watermarks"))
+    first.append(make_span(0, 1))
+    second.append(make_span(0, 1))
+    assert "watermarks" in try_to_settle(storage)
+    assert storage.failed is first.failed is not None
+    assert not run_one(storage), "no round of the other log may follow"
+    assert (second.flushed_offset, storage.watermark_job()) == (0, None)
+
+
+def test_a_cut_whose_segment_cannot_be_opened_fences_the_log() -> None:
+    """SAFETY 14, 15: tried again, it would leave segments behind that the first try meant to remove."""
+    disk = MemoryDisk()
+    storage = open_storage(Vfs.of(disk))
+    log = storage.logs[NAME]
+    for offset in range(0, 16, 2):
+        log.append(make_span(offset, 1, size=400))
+        settle(storage)
+    assert [segment.base_offset for segment in log._segments] == [0, 8]
+    log.cut(0)
+    disk.faults.append(Fault("open", errno.EMFILE, path=".log"))
+    assert "Too many open files" in try_to_settle(storage)
+    disk.faults.clear()
+    assert not run_one(storage)
+    storage.close()
+    disk.kill()
+    recovered = open_storage(Vfs.of(disk)).logs[NAME]
+    assert (recovered.end_offset, recovered.damage, recovered.suspect) == (0, None, False)
