@@ -79,8 +79,8 @@ class Storage:
 
     @property
     def failed(self) -> StorageFailed | None:
-        """The error that is final for all logs: of meta (SAFETY 52), or of the watermarks, where each of their
-        rounds writes, and a later sync may succeed without having written that (SAFETY 15).
+        """The error that is final for all logs: of meta (SAFETY 52), or of the watermarks, where each of
+        their rounds writes, and a later sync may succeed without having written that (SAFETY 15).
         """
         return self.meta.failed or self._watermarks.failed
 
