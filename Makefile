@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 NATIVE := $(wildcard rlog/*.pyx rlog/native/* rlog/wire/kafka/*.pyx rlog/wire/kafka/*.pxi) setup.py
 
-SIM_SEEDS ?= 200
+SEEDS ?= 200
 SIM_SECONDS ?= 20
+START ?= 1
 
 .PHONY: help demo test clients chaos sim mutants bench examples lint format clean
 
@@ -14,7 +15,7 @@ help:
 	@echo "make test      the tests (no simulation sweep, no kill -9)"
 	@echo "make clients   produce and consume with confluent-kafka and kcat"
 	@echo "make chaos     kill -9, SIGSTOP and wiped disks on real processes"
-	@echo "make sim       the simulation: SIM_SEEDS=$(SIM_SEEDS) runs of SIM_SECONDS=$(SIM_SECONDS) simulated seconds"
+	@echo "make sim       the simulation: SEEDS=$(SEEDS) runs of SIM_SECONDS=$(SIM_SECONDS) simulated seconds, from START=$(START)"
 	@echo "make mutants   the simulation against planted bugs: each must be found"
 	@echo "make bench     commit throughput and latency beside what this machine's disk can do"
 	@echo "make examples  run every file of examples/"
@@ -33,7 +34,7 @@ chaos: $(VENV)/.test
 	$(BIN)/python -m pytest tests/chaos $(ARGS)
 
 sim: $(VENV)/.test
-	$(BIN)/python -m rlog.testing --seeds $(SIM_SEEDS) --seconds $(SIM_SECONDS) $(ARGS)
+	$(BIN)/python -m rlog.testing --seeds $(SEEDS) --start $(START) --seconds $(SIM_SECONDS) $(ARGS)
 
 mutants: $(VENV)/.test
 	$(BIN)/python -m tests.sim.mutants $(ARGS)

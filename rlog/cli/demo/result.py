@@ -76,7 +76,7 @@ class Result:
                  f"{self.killed_at:,} acknowledged with {self.in_flight_at_kill:,} in flight"),
                 ("new leader", f"node {self.new_leader} in generation {self.new_generation}, "
                  f"after {self.election_ms:,.0f} ms"),
-                ("gap", f"{self.gap_ms:,.0f} ms without an acknowledgement"),
+                ("longest gap", f"{self.gap_ms:,.0f} ms without an acknowledgement after the kill"),
                 ("after the kill", f"{self.acknowledged_after_kill:,} acknowledged"),
                 ("caught up", f"the killed node, {self.caught_up_ms:,.0f} ms after its restart"),
             ]  # fmt: skip

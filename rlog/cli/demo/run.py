@@ -156,7 +156,7 @@ class Run:
             raise NotReady(f"acknowledgements did not resume within {RESUME_TIMEOUT_S:g} s") from error
         self.show.event(
             f"node {result.new_leader} leads in generation {result.new_generation}; "
-            f"{result.gap_ms:,.0f} ms without an acknowledgement"
+            f"acknowledgements resumed after {result.gap_ms:,.0f} ms"
         )
         await self._restart()
 
