@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
+from crc32c import crc32c
 
 from rlog._core import BatchBuilder, SpanBuilder, Vfs, check_client_batches, iterate_batches, judge_tail
 from rlog.errors import CorruptLog, DataDirectoryError, RlogError
+from rlog.log.meta import HEADER, MAGIC, read_chain
 from rlog.log.settings import LogSettings
 from rlog.log.storage import Storage
 from rlog.testing.disk import MemoryDisk
@@ -289,6 +291,20 @@ def test_nothing_unknown_is_skipped() -> None:
         case.disk.pwrite(fd, content, 0)
         with pytest.raises(DataDirectoryError):
             open_storage(Vfs.of(case.disk))
+
+
+def test_a_record_or_a_version_of_meta_that_is_unknown_is_refused() -> None:
+    """SAFETY 49: whole and intact, so written by a newer rlog."""
+    disk = MemoryDisk()
+    storage = open_storage(Vfs.of(disk))
+    storage.meta._queued.append(["from the future", 1])
+    storage.meta._sequence += 1
+    storage.meta.flush()
+    disk.kill()
+    with pytest.raises(DataDirectoryError, match="unknown kind 'from the future'"):
+        open_storage(Vfs.of(disk))
+    with pytest.raises(DataDirectoryError, match="version 2"):
+        read_chain(HEADER.pack(MAGIC, 2, crc32c(HEADER.pack(MAGIC, 2, 0)[:12])))
 
 
 def test_a_foreign_directory_is_refused() -> None:

@@ -138,7 +138,8 @@ def test_after_a_cut_every_derived_structure_equals_its_rebuild(restart: bool) -
         assert recovered.producers == log.producers
 
 
-def test_a_full_segment_that_was_cut_back_into_forgets_its_index() -> None:
+@pytest.mark.parametrize("finished_by_recovery", [False, True])
+def test_a_full_segment_that_was_cut_back_into_forgets_its_index(finished_by_recovery: bool) -> None:
     """SAFETY 14: index files are not synced; the one of before the cut must not come back."""
     disk = MemoryDisk()
     storage = open_storage(Vfs.of(disk))
@@ -151,6 +152,11 @@ def test_a_full_segment_that_was_cut_back_into_forgets_its_index() -> None:
     storage = open_storage(Vfs.of(disk))
     log = storage.logs[NAME]
     log.cut(2)
+    if finished_by_recovery:
+        storage.meta.flush()
+        disk.power_cut()
+        storage = open_storage(Vfs.of(disk))
+        log = storage.logs[NAME]
     for offset, size in ((2, 100), (4, 200), (6, 1100), (8, 400)):
         log.append(make_span(offset, 2, size=size))
         settle(storage)
