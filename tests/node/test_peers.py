@@ -219,3 +219,37 @@ async def test_a_slow_peer_costs_bounded_memory_and_catches_up(tmp_path):
         paused.transport.resume_reading()
         await cluster.all_hold(120)
         assert cluster.nodes[slow].partitions[TOPIC, 0].hwm == 120
+
+
+@on_uvloop
+async def test_what_a_slow_peer_has_under_way_is_sent_once(tmp_path):
+    """The question "do you hold all that was sent?" stays behind what it asks about (SAFETY 45)."""
+    async with Cluster(tmp_path) as cluster:
+        await cluster.start()
+        leader = await cluster.leader()
+        await cluster.all_hold(leader.end_offset)
+        slow = next(n for n in (1, 2, 3) if n != leader.leader_id)
+        link = cluster.nodes[leader.leader_id].peers.links[slow]
+        sizes: list[int] = []
+
+        def count(number, message, payload, send=link.send):
+            sizes.append(sum(map(len, payload)))
+            send(number, message, payload)
+
+        link.send = count
+        (bulk,) = [
+            connection
+            for connection in cluster.nodes[slow].peers.inbound
+            if connection.hello.node_id == leader.leader_id and connection.hello.channel != CONTROL
+        ]
+        bulk.transport.pause_reading()
+        first = leader.end_offset
+        for number in range(4):
+            assert (await send(leader, batch([b"%d" % number, bytes(500_000)]))).error == 0
+        answers = {leader.replica.progress()[slow][2]}
+        await until(
+            lambda: answers.add(leader.replica.progress()[slow][2]) or len(answers) > 5, "five heartbeats"
+        )
+        bulk.transport.resume_reading()
+        await cluster.all_hold(first + 8)
+        assert 2_000_000 < sum(sizes) < 2_100_000
