@@ -6,9 +6,10 @@ partition whose leader has not answered for `stall_timeout_ms` raises.
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from rlog._core import Record, decode_records, decode_values
 from rlog.client.connection import Connection
@@ -27,8 +28,10 @@ from rlog.client.fetcher import Fetcher
 from rlog.client.offsets import list_offset_once
 from rlog.client.retry import Backoff
 from rlog.client.router import Router
-from rlog.errors import ProtocolError
+from rlog.errors import CorruptBatch, ProtocolError
 from rlog.wire.kafka.messages import Buffer
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +134,7 @@ class Consumer:
 
         timeout_ms: the client's request timeout when left out. Raises OffsetOutOfRange, LeaderUnavailable
         when a partition's leader was silent for the stall timeout (reading may go on afterwards),
-        CorruptBatch.
+        CorruptBatch (reading goes on with the same batch, fetched again; `seek` past it to give it up).
         """
         if self._rest:
             records, self._rest = self._rest, []
@@ -144,25 +147,31 @@ class Consumer:
         if self._rest:
             return [record.value for record in await self.fetch()]
         deadline = self._router.deadline(timeout_ms)
-        values: list[bytes | None] = []
-        while not values:
-            chunk = await self._next_chunk(deadline)
-            if chunk is None:
-                break
-            _, data, position = chunk
-            values, _ = decode_values(data, from_offset=position)
-        return values
+        return await self._read(
+            deadline, lambda _, data, position: decode_values(data, from_offset=position)[0]
+        )
 
     async def _fetch_records(self, deadline: float | None) -> list[Record]:
-        records: list[Record] = []
-        while not records:  # a chunk may hold nothing but control batches
-            chunk = await self._next_chunk(deadline)
-            if chunk is None:
-                break
-            cursor, data, position = chunk
+        def decode(cursor: Cursor, data: Buffer, position: int) -> list[Record]:
             self._rest_cursor = cursor
-            records = decode_records(data, from_offset=position, topic=self.topic, partition=cursor.partition)
-        return records
+            return decode_records(data, from_offset=position, topic=self.topic, partition=cursor.partition)
+
+        return await self._read(deadline, decode)
+
+    async def _read(
+        self, deadline: float | None, decode: Callable[[Cursor, Buffer, int], list[T]]
+    ) -> list[T]:
+        """What the next chunk holds; one that holds nothing but control batches is passed over."""
+        while (chunk := await self._next_chunk(deadline)) is not None:
+            cursor, data, position = chunk
+            try:
+                found = decode(cursor, data, position)
+            except CorruptBatch:
+                self.seek(cursor.partition, position)  # so that it is fetched again, not skipped
+                raise
+            if found:
+                return found
+        return []
 
     async def _next_chunk(self, deadline: float | None) -> tuple[Cursor, Buffer, int] | None:
         """The oldest chunk fetched, and the offset to read it from; None at the deadline."""

@@ -15,7 +15,7 @@ from rlog.client import (
     RequestRefused,
     UnknownPartition,
 )
-from rlog.errors import ConfigurationError
+from rlog.errors import ConfigurationError, CorruptBatch
 from rlog.wire.kafka import codes
 from tests.client.fakes import Garble, Hang, Late, Refuse, Reset, Treatment, World, until, world
 
@@ -292,3 +292,35 @@ def test_what_makes_no_sense_is_refused() -> None:
 
     with world() as made:
         made.run(program(made))
+
+
+@pytest.mark.parametrize("way", ["fetch", "values", "iterate"])
+def test_what_could_not_be_decoded_is_fetched_again_not_skipped(way: str) -> None:
+    """A batch that was damaged on its way raises, once; reading on goes on where it stood."""
+
+    async def program(made: World) -> None:
+        log = made.cluster.logs["orders", 0]
+        async with made.connect() as cluster:
+            await fill(cluster, 14)
+            sound = list(log.batches)
+            log.batches[:] = [(base, data[:-1] + bytes([data[-1] ^ 1])) for base, data in sound]
+            async with cluster.consumer("orders", partition=0) as consumer:
+                with pytest.raises(CorruptBatch):
+                    await read(consumer, way)
+                assert consumer.position() == 0
+                log.batches[:] = sound
+                got: list[bytes | None] = []
+                while len(got) < 14:
+                    got += await read(consumer, way)
+                assert got == numbers(14)
+
+    with world() as made:
+        made.run(program(made))
+
+
+async def read(consumer: Consumer, way: str) -> list[bytes | None]:
+    if way == "values":
+        return await consumer.values()
+    if way == "fetch":
+        return [record.value for record in await consumer.fetch()]
+    return [(await anext(consumer)).value]
