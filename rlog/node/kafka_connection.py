@@ -201,9 +201,10 @@ class Connection(asyncio.BufferedProtocol):
 
     # --- the server and the handlers call these ---
     def close(self, reason: str, level: int = logging.WARNING) -> None:
-        """Send what is written, then close. Requests that are still under way stay unanswered."""
+        """Send the answers that are ready, then close. Requests still under way stay unanswered."""
         if self._closing:
             return
+        self._write_answers()
         self._closing = True
         self._progress = self.server.loop.time()
         self._frames.clear()

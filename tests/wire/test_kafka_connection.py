@@ -426,3 +426,23 @@ def test_stop_returns_although_a_client_never_reads() -> None:
             assert node.partitions["t", 1].waiters == []
 
     run(main())
+
+
+@pytest.mark.parametrize("loop", list(LOOPS))
+def test_what_was_answered_as_the_node_stops_still_leaves(loop: str) -> None:
+    """A partition that stops answers whoever waits, in the very turn of the loop that closes its door."""
+
+    async def main() -> None:
+        node = FakeNode()
+        partition = node.partitions["t", 0]
+        partition.holds = True
+        async with Door(node) as door:
+            client = await door.client()
+            client.send(produce(batch(1), 5))
+            await until(lambda: len(partition.pending) == 1)
+            partition.commit()
+            await door.server.stop()
+            answer = await client.closed()
+            assert kafka.correlation_id(answer[4:]) == 5
+
+    run(main(), loop)
