@@ -171,6 +171,8 @@ class Node:
     def _begin_consensus(self) -> None:
         """The pin table is confirmed: from now on this node votes and acknowledges (SAFETY 20)."""
         for partition in self._numbered:
+            if partition.has_started:
+                continue  # the first boot ended while the door was still opening
             if partition.log.damage is not None:
                 continue  # quarantined: it neither votes nor acknowledges before it is repaired (SAFETY 19)
             # Anew, so that the election timeout begins now and not when the first boot began.

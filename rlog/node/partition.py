@@ -220,6 +220,10 @@ class Partition:
         except (CorruptBatch, OutOfOrder, InvalidEpoch) as error:
             done(_refusal_of(error))
             return
+        if self.fenced is not None:
+            # The look for a duplicate sealed the open group, and that failed.
+            done(ProduceResult(codes.KAFKA_STORAGE_ERROR, message=self.fenced))
+            return
         if duplicate is not None:
             self._wait(duplicate.end_offset, _Waiter(duplicate.base_offset, deadline, done))
             self._answer_committed()

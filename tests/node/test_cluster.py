@@ -1,16 +1,18 @@
 """Three nodes in one process: they elect, commit, fail over, recover, and refuse whom they must."""
 
 import shutil
+from errno import ENOSPC
 
 import pytest
 
-from rlog.errors import ConfigurationError, DataDirectoryError
+from rlog.errors import ConfigurationError, DataDirectoryError, StorageFailed
 from rlog.node.node import Node
 from rlog.node.production import open_env
 from rlog.raft.messages import Heartbeat
+from rlog.raft.replica import Replica
 from rlog.wire.kafka import codes
 
-from .harness import Cluster, batch, log_bytes, on_uvloop, send, until, values_of
+from .harness import TOPIC, Cluster, batch, log_bytes, on_uvloop, send, until, values_of
 
 
 @on_uvloop
@@ -316,3 +318,53 @@ async def test_readers_wake_when_the_mark_passes_them(tmp_path):
         assert woken == ["first", "at once"]
         await cluster.stop(leader.leader_id)
         assert woken == ["first", "at once", "far"]
+
+
+@on_uvloop
+async def test_a_first_boot_that_ends_while_the_node_still_starts_begins_consensus_once(tmp_path):
+    """A replica begun anew would take a vote that is not fsynced for a durable one (SAFETY 1)."""
+    async with Cluster(tmp_path, count=1) as cluster:
+        env = open_env(cluster.configs[1])
+        node = cluster.nodes[1] = Node(cluster.configs[1], env)
+        begun: list[Replica] = []
+
+        def pin_while_starting(begin=node._begin_consensus):
+            begin()
+            begun.append(node.partitions[TOPIC, 0].replica)
+
+        node._begin_consensus = pin_while_starting
+        assemble = node._assemble
+
+        def assemble_slow_door():
+            assemble()
+            open_door = node.door.start
+
+            async def start():
+                node.identity.start()
+                await until(lambda: node.identity.confirmed, "the pins are confirmed")
+                await open_door()
+
+            node.door.start = start
+
+        node._assemble = assemble_slow_door
+        await node.start()
+        assert begun
+        assert node.partitions[TOPIC, 0].replica is begun[0]
+        assert (await send(await cluster.leader(), batch([b"a"]))).error == codes.NONE
+
+
+@on_uvloop
+async def test_a_disk_that_fails_while_a_duplicate_is_looked_for_ends_both_requests(tmp_path):
+    """The open group is sealed for the look; what follows must not be appended by who leads no more."""
+    async with Cluster(tmp_path, count=1) as cluster:
+        await cluster.start()
+        leader = await cluster.leader()
+
+        def fail(span):
+            raise StorageFailed("no space", errno=ENOSPC)
+
+        leader.log.append = fail
+        first, second = batch([b"a"], producer=(7, 0, 0)), batch([b"a"], producer=(7, 0, 0))
+        answers = [send(leader, first, timeout_s=1), send(leader, second, timeout_s=1)]
+        assert [(await answer).error for answer in answers] == [codes.KAFKA_STORAGE_ERROR] * 2
+        assert leader.broken is None
