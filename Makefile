@@ -8,7 +8,7 @@ SEEDS ?= 200
 SIM_SECONDS ?= 20
 START ?= 1
 
-.PHONY: help demo test clients chaos sim mutants bench examples lint format clean
+.PHONY: help demo test clients chaos sim coverage mutants bench examples lint format clean
 
 help:
 	@echo "make demo      three nodes on real disks, the leader killed under load, everything verified"
@@ -16,6 +16,7 @@ help:
 	@echo "make clients   produce and consume with confluent-kafka and kcat"
 	@echo "make chaos     kill -9, SIGSTOP and wiped disks on real processes"
 	@echo "make sim       the simulation: SEEDS=$(SEEDS) runs of SIM_SECONDS=$(SIM_SECONDS) simulated seconds, from START=$(START)"
+	@echo "make coverage  how much of raft/, log/ and node/ the simulation alone executes: 85 % or more"
 	@echo "make mutants   the simulation against planted bugs: each must be found"
 	@echo "make bench     commit throughput and latency beside what this machine's disk can do"
 	@echo "make examples  run every file of examples/"
@@ -35,6 +36,10 @@ chaos: $(VENV)/.test
 
 sim: $(VENV)/.test
 	$(BIN)/python -m rlog.testing --seeds $(SEEDS) --start $(START) --seconds $(SIM_SECONDS) $(ARGS)
+
+coverage: $(VENV)/.test
+	$(BIN)/coverage run --source=rlog/raft,rlog/log,rlog/node -m rlog.testing --seeds 20 --jobs 1
+	$(BIN)/coverage report --fail-under=85 --omit=rlog/log/format.py,rlog/node/production.py
 
 mutants: $(VENV)/.test
 	$(BIN)/python -m tests.sim.mutants $(ARGS)
