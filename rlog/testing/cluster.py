@@ -7,9 +7,10 @@ its world through `Env` and the running loop, as in production.
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from random import Random
+from typing import Any
 
 from rlog._core import Vfs, decode_records, iterate_batches
 from rlog.config import NodeConfig, PeerAddress
@@ -57,6 +58,7 @@ class Cluster:
         count: int,
         topics: dict[str, int],
         disk: DiskSettings,
+        config: Mapping[str, int] | None = None,
     ) -> None:
         self.network = network
         self.counts: Counter[str] = Counter()
@@ -70,6 +72,7 @@ class Cluster:
         self._invariants = invariants
         self._topics = topics
         self._disk = disk
+        self._overrides: dict[str, Any] = dict(config or {})
         for machine in self.machines.values():
             network.add_host(machine.host)
 
@@ -231,7 +234,7 @@ class Cluster:
         return Random(self._random.getrandbits(64))
 
     def _config(self, machine: Machine) -> NodeConfig:
-        return NodeConfig(
+        config = NodeConfig(
             cluster_id="simulated",
             node_id=machine.node_id,
             data_dir="/data",
@@ -248,6 +251,7 @@ class Cluster:
             segment_bytes_max=SEGMENT_BYTES_MAX,
             tail_bytes_max=TAIL_BYTES_MAX,
         )
+        return replace(config, **self._overrides)
 
 
 async def _serve(node: Node) -> None:

@@ -37,13 +37,22 @@ class Target(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """pause: mean seconds between two faults. weights: how often each kind is drawn."""
+    """pause: mean seconds between two faults. weights: how often each kind is drawn.
+
+    strikes: the chance that a node is hit at a very moment: a leader's links at its election (what it writes
+    stays its own), a leader's process at its first commit (nobody is told of it), a machine's power at the
+    first flush after a cut. config: settings of the nodes that differ from the default.
+    topics: name to partitions.
+    """
 
     name: str
     pause: float
     weights: dict[str, int]
     network: NetworkSettings = field(default_factory=NetworkSettings)
     disk: DiskSettings = field(default_factory=DiskSettings)
+    strikes: dict[str, float] = field(default_factory=dict)
+    config: dict[str, int] = field(default_factory=dict)
+    topics: dict[str, int] = field(default_factory=lambda: {"orders": 2, "audit": 1})
 
 
 _EVERYTHING = {
@@ -69,6 +78,7 @@ PROFILES = (
         1.2,
         {"isolate": 6, "isolate_stalled": 6, "restart_isolated": 4, "block": 2, "kill": 1, "power_cut": 1},
         disk=DiskSettings(sync=2e-3, slow_chance=0.05, slow=0.4),
+        strikes={"flush after a cut": 0.5},
     ),
     # Machines that lose power while disks are slow: much is unsynced at each cut.
     Profile(
@@ -83,6 +93,22 @@ PROFILES = (
         0.6,
         {"block": 6, "isolate": 3, "reset": 6, "freeze": 4, "slow": 3, "kill": 4, "power_cut": 1},
         network=NetworkSettings(latency=0.002, jitter=0.004, split=0.1),
+    ),
+    # Leaders that fall as they rise, with one small Append under way at a time: many generations meet in the
+    # logs, and what one leader left half replicated the next one counts (Raft, figure 8).
+    Profile(
+        "succession",
+        2.0,
+        {"kill": 1, "power_cut": 1, "isolate": 1, "block": 1},
+        topics={"orders": 1},
+        strikes={"elected": 0.6, "first commit": 0.6},
+        config={
+            "inflight_count_max": 1,
+            "append_bytes_max": 512,
+            "heartbeat_ms": 30,
+            "election_timeout_min_ms": 100,
+            "election_timeout_max_ms": 200,
+        },
     ),
 )
 
@@ -102,6 +128,7 @@ class Faults:
         self._random = random
         self._profile = profile
         self._loop = cluster.network.loop
+        self._is_running = False
         self._stopped = False
         self._kinds = list(profile.weights)
         self._weights = list(profile.weights.values())
@@ -109,6 +136,7 @@ class Faults:
 
     async def run(self, seconds: float) -> None:
         """Let things go wrong for `seconds`, then mend everything."""
+        self._is_running = True
         end = self._loop.time() + seconds
         certain = [
             (self._loop.time() + seconds * self._random.uniform(0.2, 0.5), "kill_leader"),
@@ -150,6 +178,22 @@ class Faults:
             self._cluster.stall_disk(node_id, 0.0)
             if not self._cluster.is_running(node_id):
                 self._cluster.start(node_id)
+
+    def moment(self, what: str, node_id: int) -> None:
+        """A listener for `Invariants`: strike at the moments that matter most."""
+        chance = self._profile.strikes.get(what, 0.0)
+        if self._stopped or not self._is_running or self._random.random() >= chance:
+            return
+        self.counts[f"strike: {what}"] += 1
+        timeout = self._profile.config.get("election_timeout_max_ms", 1000) / 1000
+        if what == "first commit":
+            self._kill_node(node_id, timeout * self._random.uniform(0.5, 5.0))
+        elif what == "flush after a cut":
+            self._cut_power([node_id])
+        else:
+            host = self._cluster.host_of(node_id)
+            others = [self._cluster.host_of(other) for other in self._cluster.node_ids if other != node_id]
+            self.block_for([(host, other) for other in others], timeout * self._random.uniform(0.8, 4.0))
 
     # -- whom it hits, and for how long
 
@@ -203,10 +247,8 @@ class Faults:
         """A node cut off while its disk hangs: what it flushes late was cut meanwhile."""
         node_id, seconds = self._victim(), self._random.uniform(0.8, 3.0)
         self._isolate_node(node_id, seconds)
-        self._later(
-            self._random.uniform(0.0, 0.4),
-            lambda: self._cluster.stall_disk(node_id, seconds + self._random.uniform(-0.5, 0.5)),
-        )
+        begin, end = self._random.uniform(0.0, 0.3), seconds + self._random.uniform(0.1, 1.5)
+        self._later(begin, lambda: self._cluster.stall_disk(node_id, end - begin))
 
     def _block(self) -> None:
         """Some directed links between nodes and from clients."""
@@ -242,10 +284,13 @@ class Faults:
         for end in ends:
             self._network.reset(end)
 
-    def _kill_node(self, node_id: int) -> None:
+    def _kill_node(self, node_id: int, down: float | None = None) -> None:
+        """Kill its process; it comes back after `down` seconds, or at once, or later."""
         if self._cluster.is_running(node_id):
             self._cluster.kill(node_id)
-            self._start_later(node_id, self._random.choice((0.01, self._random.uniform(0.05, 2.0))))
+            if down is None:
+                down = self._random.choice((0.01, self._random.uniform(0.05, 2.0)))
+            self._start_later(node_id, down)
 
     def _restart(self) -> None:
         self._cluster.restart(self._victim())

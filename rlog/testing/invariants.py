@@ -9,6 +9,7 @@ A handle that changed nothing costs one comparison per partition: the state of a
 a different tuple is looked at.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from rlog._core import iterate_batches
@@ -38,15 +39,17 @@ class Committed:
 class _Seen:
     """One replica as it was after the last handle."""
 
-    __slots__ = ("cut_counter", "flushed", "hwm", "log", "partition", "state")
+    __slots__ = ("cut_counter", "flushed", "hwm", "led_generation", "log", "partition", "state", "was_cut")
 
     def __init__(self, partition: Any, flushed: int) -> None:
         self.partition = partition
         self.log = partition.log
         self.state: tuple[Any, ...] = ()
         self.hwm = 0
+        self.led_generation = 0  # in which a commit of this leader was seen
         self.cut_counter = self.log.cut_counter
         self.flushed = flushed
+        self.was_cut = False  # and nothing was flushed since
 
 
 class Invariants:
@@ -58,6 +61,9 @@ class Invariants:
         self.majority = voters // 2 + 1
         self.cuts = 0
         self.elections = 0
+        # Told at once: (what, node id), where what is "elected" or "first commit" of a leader, or
+        # "flush after a cut" of any replica.
+        self.listener: Callable[[str, int], None] = lambda what, node_id: None
         # Per (partition, node). The flushed end survives crashes and is lowered by cuts only.
         self.flushed: dict[tuple[str, int], int] = {}
         self._committed: dict[str, Committed] = {}
@@ -80,6 +86,7 @@ class NodeWatch:
         self._incarnation = incarnation
         self._node = node
         self._seen: list[_Seen] = []
+        self._moments: list[str] = []  # of this handle, for the listener
         self.is_stopping = False  # an orderly stop fences every partition
 
     def __call__(self) -> None:
@@ -101,6 +108,10 @@ class NodeWatch:
             if state != seen.state:
                 before, seen.state = seen.state, state
                 self._changed(seen, before)
+        if self._moments:  # last: who listens may end this process
+            moments, self._moments = self._moments, []
+            for what in moments:
+                self._all.listener(what, self._node_id)
 
     def _begin(self) -> None:
         for partition in list(self._node.partitions.values()):
@@ -137,6 +148,9 @@ class NodeWatch:
             self._violated(name, f"high-water mark went from {seen.hwm} to {replica.hwm}")
         elif replica.hwm > seen.hwm:
             self._check_majority(seen)
+            if replica.role is Role.LEADER and seen.led_generation != replica.generation:
+                seen.led_generation = replica.generation
+                self._moments.append("first commit")
             self._check_content(seen, seen.hwm, replica.hwm)
             seen.hwm = replica.hwm
 
@@ -150,7 +164,11 @@ class NodeWatch:
         if seen.log.cut_counter != seen.cut_counter:
             seen.cut_counter = seen.log.cut_counter
             seen.flushed = min(seen.flushed, seen.log.flushed_offset)
+            seen.was_cut = True
             self._all.cuts += 1
+        elif seen.was_cut and seen.log.flushed_offset > seen.flushed:
+            seen.was_cut = False
+            self._moments.append("flush after a cut")
         seen.flushed = max(seen.flushed, seen.log.flushed_offset)
         self._all.flushed[seen.partition.name, self._node_id] = seen.flushed
 
@@ -158,6 +176,7 @@ class NodeWatch:
         name, replica = seen.partition.name, seen.partition.replica
         self._all.history.leaders.append(Led(self._node_id, self._incarnation, name, replica.generation))
         self._all.elections += 1
+        self._moments.append("elected")
         self._generation_on_disk(seen)
         committed, end = self._all.committed_of(name), seen.log.end_offset
         if end < committed.end:

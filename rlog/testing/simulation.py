@@ -27,7 +27,6 @@ from rlog.testing.loop import SimLoop, SimulationError, Trace
 from rlog.testing.network import Network
 from rlog.testing.workload import Workload
 
-TOPICS = {"orders": 2, "audit": 1}
 WARM_UP_SECONDS = 2.0
 # Some election timeouts (1 s at most), and a client's search for the new leaders.
 LIVENESS_SECONDS = 10.0
@@ -75,10 +74,17 @@ class _Simulation:
         network = Network(loop, _fork(random), profile.network)
         self._network = network
         self._cluster = Cluster(
-            network, _fork(random), self._invariants, count=nodes, topics=TOPICS, disk=profile.disk
+            network,
+            _fork(random),
+            self._invariants,
+            count=nodes,
+            topics=profile.topics,
+            disk=profile.disk,
+            config=profile.config,
         )
-        self._workload = Workload(self._cluster, _fork(random), self._history, TOPICS)
+        self._workload = Workload(self._cluster, _fork(random), self._history, profile.topics)
         self._faults = Faults(self._cluster, _fork(random), profile)
+        self._invariants.listener = self._faults.moment
         self._random = _fork(random)
         self._waited: dict[str, float] = {}
 
