@@ -14,10 +14,11 @@ from typing import Any
 
 from rlog._core import Vfs, decode_records, iterate_batches
 from rlog.config import NodeConfig, PeerAddress
+from rlog.errors import RlogError
 from rlog.node.env import Env
 from rlog.node.node import Node
 from rlog.node.partition import Partition
-from rlog.testing.checker import Copy
+from rlog.testing.checker import Copy, History
 from rlog.testing.disk import MemoryDisk
 from rlog.testing.executor import DiskSettings, SimDiskExecutor
 from rlog.testing.invariants import READ_BYTES, Invariants, NodeWatch
@@ -189,14 +190,18 @@ class Cluster:
         look()
         await settled
 
-    def copies(self) -> list[Copy]:
-        """Every replica's log as its node reads it now."""
-        return [
-            _copy_of(machine.node_id, machine.node.partitions[key])
-            for key in self._partition_keys()
-            for machine in self.machines.values()
-            if machine.node is not None and key in machine.node.partitions
-        ]
+    def read_back(self, history: History) -> None:
+        """Add every replica's log, as its node reads it now, to the history."""
+        for key in self._partition_keys():
+            for machine in self.machines.values():
+                if machine.node is None or key not in machine.node.partitions:
+                    continue
+                partition = machine.node.partitions[key]
+                try:
+                    history.copies.append(_copy_of(machine.node_id, partition))
+                except RlogError as error:
+                    detail = f"node {machine.node_id} cannot read its log back: {error}"
+                    self._invariants.violated("lost", partition.name, detail)
 
     def _partition_keys(self) -> list[tuple[str, int]]:
         return [(topic, index) for topic, count in self._topics.items() for index in range(count)]

@@ -42,7 +42,7 @@ class Profile:
     strikes: the chance that a node is hit at a very moment: a leader's links at its election (what it writes
     stays its own), a leader's process at its first commit (nobody is told of it), a machine's power at the
     first flush after a cut. config: settings of the nodes that differ from the default.
-    topics: name to partitions.
+    topics: name to partitions. value_bytes: records of this size, one in a batch; None for any.
     """
 
     name: str
@@ -53,6 +53,7 @@ class Profile:
     strikes: dict[str, float] = field(default_factory=dict)
     config: dict[str, int] = field(default_factory=dict)
     topics: dict[str, int] = field(default_factory=lambda: {"orders": 2, "audit": 1})
+    value_bytes: int | None = None
 
 
 _EVERYTHING = {
@@ -79,6 +80,9 @@ PROFILES = (
         {"isolate": 6, "isolate_stalled": 6, "restart_isolated": 4, "block": 2, "kill": 1, "power_cut": 1},
         disk=DiskSettings(sync=2e-3, slow_chance=0.05, slow=0.4),
         strikes={"flush after a cut": 0.5},
+        # A batch then has the size of a start-of-generation batch: bytes of before a cut that are still there
+        # lie exactly where the next batch would.
+        value_bytes=13,
     ),
     # Machines that lose power while disks are slow: much is unsynced at each cut.
     Profile(

@@ -82,7 +82,9 @@ class _Simulation:
             disk=profile.disk,
             config=profile.config,
         )
-        self._workload = Workload(self._cluster, _fork(random), self._history, profile.topics)
+        self._workload = Workload(
+            self._cluster, _fork(random), self._history, profile.topics, profile.value_bytes
+        )
         self._faults = Faults(self._cluster, _fork(random), profile)
         self._invariants.listener = self._faults.moment
         self._random = _fork(random)
@@ -102,7 +104,7 @@ class _Simulation:
         await self._expect("liveness", self._workload.probe(), LIVENESS_SECONDS)
         await self._expect("close", self._workload.stop(), LIVENESS_SECONDS)
         await self._expect("quiet", self._cluster.settle(), QUIET_SECONDS)
-        self._history.copies.extend(self._cluster.copies())
+        self._cluster.read_back(self._history)
 
     async def _expect(self, what: str, awaitable: Awaitable[None], seconds: float) -> None:
         """Whatever is still not so after `seconds` without faults is stuck."""

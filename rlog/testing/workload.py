@@ -21,6 +21,7 @@ PRODUCERS = 3
 READERS = 2
 SENDS_PER_SECOND = 28.0  # of each producer
 DELIVERY_TIMEOUT_MS = 2500
+BURSTS = (1, 1, 1, 5)
 PROBE_TIMEOUT_MS = 10_000
 COMPRESSIONS: tuple[Literal["none", "lz4"], ...] = ("none", "none", "lz4")
 
@@ -28,13 +29,22 @@ COMPRESSIONS: tuple[Literal["none", "lz4"], ...] = ("none", "none", "lz4")
 class Workload:
     """Starts the clients, stops them, and probes that the cluster accepts writes."""
 
-    def __init__(self, cluster: Cluster, random: Random, history: History, topics: dict[str, int]) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        random: Random,
+        history: History,
+        topics: dict[str, int],
+        value_bytes: int | None = None,
+    ) -> None:
+        """value_bytes: of each value, one record to a batch; values of any size, and bursts, when None."""
         self.sessions = 0
         self._cluster = cluster
         self._network = cluster.network
         self._loop = cluster.network.loop
         self._random = random
         self._history = history
+        self._value_bytes = value_bytes
         self._partitions = [(topic, index) for topic, count in topics.items() for index in range(count)]
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
@@ -96,17 +106,19 @@ class Workload:
             for topic in dict(self._partitions):
                 producers[topic] = client.producer(
                     topic,
-                    linger_ms=random.choice((0, 0, 5)),
-                    compression=random.choice(COMPRESSIONS),
+                    linger_ms=0 if self._value_bytes else random.choice((0, 0, 5)),
+                    compression="none" if self._value_bytes else random.choice(COMPRESSIONS),
                     delivery_timeout_ms=DELIVERY_TIMEOUT_MS,
                 )
                 await producers[topic].open()
             while not self._stopping and self._loop.time() < end:
-                await asyncio.sleep(random.expovariate(SENDS_PER_SECOND / 2))
-                for _ in range(random.choice((1, 1, 1, 5))):
+                burst = 1 if self._value_bytes else random.choice(BURSTS)
+                await asyncio.sleep(random.expovariate(SENDS_PER_SECOND / burst))
+                for _ in range(burst):
                     number += 1
                     topic, index = random.choice(self._partitions)
-                    value = f"{name}:{number}:".encode() + b"." * random.randrange(200)
+                    size = self._value_bytes or random.randrange(16, 200)
+                    value = f"{name}:{number}:".encode().ljust(size, b".")
                     acks.append(await self._send(producers[topic], name, topic, index, value))
         finally:
             for producer in producers.values():
