@@ -16,7 +16,7 @@ import click
 
 ROOT = Path(__file__).parents[2]
 SEEDS_MAX = 200  # CI's: the first so many
-SEEDS_PER_ROUND = 4
+SEEDS_PER_ROUND = 10  # each fault profile twice
 
 
 @dataclass(frozen=True)
@@ -163,9 +163,13 @@ MUTANTS = (
 
 @dataclass(frozen=True)
 class Outcome:
-    """seed: the first that found the mutant, 0 for none. found_by: the kinds of violations it showed."""
+    """seed: the first that found the mutant, 0 for none. found, tried: numbers of seeds.
+
+    found_by: the kinds of violations they showed.
+    """
 
     seed: int
+    found: int
     tried: int
     found_by: str
     seconds: float
@@ -202,8 +206,9 @@ def hunt(mutant: Mutant, jobs: int) -> Outcome:
             if bad:
                 seed = int(bad[0].split()[1])
                 found_by = kinds[0].partition(", ")[2]
-                return Outcome(seed, start + SEEDS_PER_ROUND - 1, found_by, time.monotonic() - begin)
-    return Outcome(0, SEEDS_MAX, "", time.monotonic() - begin)
+                tried = start + SEEDS_PER_ROUND - 1
+                return Outcome(seed, len(bad), tried, found_by, time.monotonic() - begin)
+    return Outcome(0, 0, SEEDS_MAX, "", time.monotonic() - begin)
 
 
 @click.command()
@@ -213,13 +218,14 @@ def main(names: tuple[str, ...], jobs: int) -> None:
     """Plant each bug, hunt it, and print what found it. Status 1 unless all are found."""
     chosen = [mutant for mutant in MUTANTS if not names or any(name in mutant.name for name in names)]
     found = 0
-    click.echo(f"{'planted bug':46} {'SAFETY':8} {'first seed':>10} {'seconds':>8}  found by")
+    click.echo(f"{'planted bug':46} {'SAFETY':8} {'first seed':>10} {'seeds':>9} {'seconds':>8}  found by")
     for mutant in chosen:
         outcome = hunt(mutant, jobs)
         found += bool(outcome.seed)
-        seed = outcome.seed or f"none of {outcome.tried}"
+        seeds = f"{outcome.found} of {outcome.tried}"
         click.echo(
-            f"{mutant.name:46} {mutant.rules:8} {seed:>10} {outcome.seconds:>8.0f}  {outcome.found_by}"
+            f"{mutant.name:46} {mutant.rules:8} {outcome.seed or 'none':>10} {seeds:>9} "
+            f"{outcome.seconds:>8.0f}  {outcome.found_by}"
         )
     click.echo(f"{found} of {len(chosen)} found")
     sys.exit(0 if found == len(chosen) else 1)
