@@ -23,25 +23,28 @@ def handle_produce(request: Request, reader: Reader) -> None:
         error = codes.UNSUPPORTED_VERSION
     elif produce.acks not in ACKS:
         error = codes.INVALID_REQUIRED_ACKS
-    _Produce(request, produce).start(error)
+    _Produce(request, produce.acks).start(produce, error)
 
 
 class _Produce:
-    """One request under way: a result per partition, and how many are still missing."""
+    """One request under way: a result per partition, and how many are still missing.
 
-    __slots__ = ("missing", "produce", "request", "results")
+    It does not hold the records: their client may be gone, and the frame's bytes are counted for nobody then.
+    """
 
-    def __init__(self, request: Request, produce: ProduceRequest) -> None:
+    __slots__ = ("acks", "missing", "request", "topics")
+
+    def __init__(self, request: Request, acks: int) -> None:
         self.request = request
-        self.produce = produce
+        self.acks = acks
         self.missing = 1  # one for `start` itself, so that results that come at once do not end it early
-        self.results: list[list[ProducedPartition]] = []
+        self.topics: list[tuple[str, list[ProducedPartition]]] = []
 
-    def start(self, error: int) -> None:
-        deadline = self.request.loop.time() + self.produce.timeout_ms / 1000
-        for topic, partitions in self.produce.topics:
+    def start(self, produce: ProduceRequest, error: int) -> None:
+        deadline = self.request.loop.time() + produce.timeout_ms / 1000
+        for topic, partitions in produce.topics:
             results: list[ProducedPartition] = []
-            self.results.append(results)
+            self.topics.append((topic, results))
             for place, part in enumerate(partitions):
                 results.append(ProducedPartition(part.partition, error))
                 if error == codes.NONE:
@@ -64,7 +67,7 @@ class _Produce:
         else:
             self.missing += 1
             done = partial(self._done, results, place)
-            partition.produce(part.records, acks=self.produce.acks, deadline=deadline, done=done)
+            partition.produce(part.records, acks=self.acks, deadline=deadline, done=done)
 
     def _done(self, results: list[ProducedPartition], place: int, outcome: ProduceOutcome) -> None:
         index = results[place].partition
@@ -80,13 +83,10 @@ class _Produce:
 
     def _end(self) -> None:
         request = self.request
-        topics = [
-            (topic, results) for (topic, _), results in zip(self.produce.topics, self.results, strict=True)
-        ]
-        if self.produce.acks != 0:
-            request.answer(encode_produce_response(request.correlation_id, request.version, topics))
+        if self.acks != 0:
+            request.answer(encode_produce_response(request.correlation_id, request.version, self.topics))
             return
-        for topic, results in topics:
+        for topic, results in self.topics:
             for result in results:
                 if result.error != codes.NONE:
                     name = codes.name_of(result.error)

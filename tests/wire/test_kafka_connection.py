@@ -11,7 +11,7 @@ from rlog.errors import ProtocolError
 from rlog.wire import kafka
 from rlog.wire.kafka import apis, codes
 from rlog.wire.kafka.messages import FetchPartition, FetchRequest
-from tests.wire.fakes import LOOPS, Door, FakeNode, FrameClient, run, until
+from tests.wire.fakes import LOOPS, Door, FakeNode, FakePartition, FrameClient, Outcome, run, until
 
 MIB = 1024 * 1024
 
@@ -446,3 +446,31 @@ def test_what_was_answered_as_the_node_stops_still_leaves(loop: str) -> None:
             assert kafka.correlation_id(answer[4:]) == 5
 
     run(main(), loop)
+
+
+def test_records_whose_client_left_before_their_commit_are_not_kept() -> None:
+    """The log has its copy; the request's bytes left the budget with the client."""
+
+    class Waits(FakePartition):
+        def produce(self, records, *, acks, deadline, done) -> None:
+            self.pending.append((done, Outcome(0)))
+
+    async def main() -> None:
+        node = FakeNode()
+        partition = node.partitions["t", 0] = Waits()
+        async with Door(node) as door:
+            frame = b"".join(produce(batch(4 * MIB)))
+            tracemalloc.start()
+            try:
+                for number in range(1, 6):
+                    client = await door.client()
+                    client.send([frame])
+                    await until(lambda number=number: len(partition.pending) == number)
+                    client.close()
+                    await until(lambda: door.server.connection_count == 0)
+                door.clients.clear()
+                assert tracemalloc.get_traced_memory()[0] < 4 * MIB
+            finally:
+                tracemalloc.stop()
+
+    run(main())
