@@ -209,7 +209,7 @@ class _Inbound(_Connection):
         self.hello = hello
         self.writer.target = bytes.fromhex(hello.uuid)
         if first:
-            self.peers.replace_inbound(self, hello)
+            self.peers.end_replaced(hello, by=self)
             answer = self.peers.identity.hello(target=hello.node_id, channel=hello.channel)
             self.write([self.writer.json(FrameKind.HELLO, answer.to_json())])
 
@@ -276,6 +276,7 @@ class _Outbound(_Connection):
             self.cancel_impatience()
             self.hello = hello
             self.writer.target = bytes.fromhex(hello.uuid)
+            self.peers.end_replaced(hello)
             self._established(self)
 
         try:
@@ -489,15 +490,16 @@ class Peers:
         if self.identity.confirmed:
             self.events.received(peer, envelopes)
 
-    def replace_inbound(self, connection: _Inbound, hello: Hello) -> None:
-        """One connection per (peer, channel): an older one is of a dead process, or of a broken network."""
+    def end_replaced(self, hello: Hello, *, by: _Inbound | None = None) -> None:
+        """One inbound connection per (peer, channel), and none of another start of the peer: what a dead
+        process left under way must not count for the living one (SAFETY 4, 51)."""
         for other in list(self.inbound):
             known = other.hello
-            if (
-                other is not connection
-                and known
-                and (known.node_id, known.channel) == (hello.node_id, hello.channel)
-            ):
+            if known is None or known.node_id != hello.node_id:
+                continue
+            if known.incarnation != hello.incarnation:
+                other.end("the peer has started anew")
+            elif by is not None and other is not by and known.channel == hello.channel:
                 other.end("replaced by a newer connection")
 
     def _ping(self) -> None:

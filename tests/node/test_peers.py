@@ -8,7 +8,7 @@ import pytest
 from rlog.node.peers import _Outbound
 from rlog.raft.messages import Heartbeat
 from rlog.wire.frames import FrameKind, FrameReader, FrameWriter, cluster_hash, encode_message
-from rlog.wire.peer import CONTROL, Hello
+from rlog.wire.peer import BULK, CONTROL, Hello
 
 from .harness import TOPIC, Cluster, batch, on_uvloop, send, until
 
@@ -110,6 +110,21 @@ async def test_the_same_frame_well_addressed_is_heard(tmp_path):
         stranger.stream.write(stranger.frame(FrameKind.MESSAGES, message))
         assert await until(lambda: cluster.partition(1).generation >= generation + 7, "the message is heard")
         stranger.stream.close()
+
+
+@on_uvloop
+async def test_a_new_start_of_a_peer_ends_what_its_last_one_left_behind(tmp_path):
+    """What an earlier incarnation still has under way must not count for the new one (SAFETY 4, 51)."""
+    async with Cluster(tmp_path) as cluster:
+        hello = await pinned_cluster(cluster)
+        old = await Stranger.connect(cluster, hello)
+        await old.greet()
+        fields = {name: getattr(hello, name) for name in Hello.__slots__}
+        later = {"incarnation": hello.incarnation + (1 << 32), "channel": BULK}
+        new = await Stranger.connect(cluster, Hello(**fields | later))
+        await new.greet()
+        assert await asyncio.wait_for(old.ended(), 5)
+        new.stream.close()
 
 
 @pytest.mark.parametrize(
