@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from rlog._core import SegmentIndex, SpanBuilder, Vfs, iterate_batches
+from rlog._core import DiskJob, File, SegmentIndex, SpanBuilder, Vfs, iterate_batches
 from rlog.log.log import PartitionLog
+from rlog.log.segment import TEMPORARY, segment_name
 from rlog.log.settings import LogSettings
 from rlog.log.storage import Storage, partition_digest
 from rlog.testing.disk import MemoryDisk
@@ -59,6 +60,33 @@ def test_an_empty_segment_that_is_too_small_is_replaced() -> None:
     written = contents(log)
     disk.power_cut()
     assert contents(open_storage(Vfs.of(disk)).logs[NAME]) == written
+
+
+def test_a_file_that_a_crash_left_behind_shows_none_of_its_bytes() -> None:
+    """SAFETY 53: old batches of the same sizes, offsets and generation lie where the next segment goes."""
+    disk = MemoryDisk()
+    vfs = Vfs.of(disk)
+    storage = open_storage(vfs)
+    log = storage.logs[NAME]
+    sizes = {"records": 2, "size": 1500}
+    log.append(make_span(0, 1, **sizes))
+    settle(storage)
+    base = log.end_offset
+    left_over = File(vfs, f"{log._directory}/{segment_name(base)}{TEMPORARY}")
+    job = DiskJob(vfs)
+    job.create(left_over)
+    job.write(left_over, 0, [make_span(base + 2 * n, 1, seed=9, **sizes) for n in range(2)])
+    job.fsync(left_over)
+    job.fsync_dir(log._directory)
+    job.run()
+    assert job.error == 0
+    log.append(make_span(base, 1, **sizes))
+    settle(storage)
+    assert [segment.base_offset for segment in log._segments] == [0, base]
+    written = contents(log)
+    disk.power_cut()
+    recovered = open_storage(Vfs.of(disk)).logs[NAME]
+    assert (recovered.end_offset, contents(recovered)) == (base + 2, written)
 
 
 def test_reads_from_disk_equal_reads_from_memory() -> None:

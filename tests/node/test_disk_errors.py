@@ -40,6 +40,24 @@ async def test_a_failed_fsync_fences_the_partition_and_another_node_leads_it(tmp
 
 
 @on_uvloop
+async def test_a_leader_that_lost_one_partition_does_not_keep_it_by_the_heartbeats_of_another(tmp_path):
+    """SAFETY 51: heartbeats share frames, but only the partitions that they name have a leader."""
+    async with Cluster(tmp_path, topics={"orders": 4}) as cluster:
+        files = {n: FaultyFiles() for n in (1, 2, 3)}
+        for node_id, target in files.items():
+            await cluster.start(node_id, vfs=Vfs.of(target))
+        leaders = [(await cluster.leader(index)).leader_id for index in range(4)]
+        broken = max(leaders, key=leaders.count)
+        lost, kept = [index for index in range(4) if leaders[index] == broken][:2]
+        files[broken].failing = f"orders-{lost}/"
+        await send(cluster.partition(broken, lost), batch([b"maybe"]))
+        successor = await cluster.leader(lost)
+        assert successor.leader_id != broken
+        assert (await send(successor, batch([b"after"]))).error == 0
+        assert cluster.partition(broken, kept).is_leader
+
+
+@on_uvloop
 async def test_a_failed_fsync_is_never_retried(tmp_path):
     """The kernel reports a lost page once; a second fdatasync would succeed and prove nothing (SAFETY 15)."""
     async with Cluster(tmp_path, count=1) as cluster:
