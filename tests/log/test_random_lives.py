@@ -38,7 +38,7 @@ class RandomLife:
         )
         self.disk = MemoryDisk(self.random)
         self.life = Life(self.disk)
-        self.spans = 0
+        self.spans = self.reopened = 0
         self.steps: list[tuple[Callable[[], None], int]] = [
             (self.append, 10),
             (self.cut, 6),
@@ -52,12 +52,14 @@ class RandomLife:
             (self.close, 1),
         ]
 
-    def live(self) -> None:
+    def live(self) -> int:
+        """How many recoveries were judged."""
         self.reopen()
         steps, weights = zip(*self.steps, strict=True)
         for step in self.random.choices(steps, weights, k=STEPS):
             step()
         self.power_cut()
+        return self.reopened
 
     def append(self) -> None:
         random, log, book = self.random, self.life.log, self.life.book
@@ -116,10 +118,11 @@ class RandomLife:
         book.histories = [single_batches(contents(self.life.log))]
         book.acked = self.life.log.flushed_offset
         book.votes = [storage.meta.vote(NAME)]
+        self.reopened += 1
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS, 50))
 def test_any_life_recovers_to_a_state_the_rules_allow(first: int) -> None:
     """SAFETY 1, 2, 3, 13, 14, 17, 18, 19. A seed that fails is in the traceback."""
     for seed in range(first, first + 50):
-        RandomLife(seed).live()
+        assert RandomLife(seed).live() >= 2
