@@ -57,6 +57,8 @@ class Node:
         self._timer_at = inf
         self.door: KafkaServer
         self._watermark_timer: asyncio.TimerHandle | None = None
+        self._is_settled = asyncio.Event()  # not in the middle of opening: it may be wound down
+        self._is_settled.set()
         self._stopping: asyncio.Task[None] | None = None
         self._stopped = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop
@@ -86,7 +88,11 @@ class Node:
             self.storage.close()
             raise
         try:
-            await self._open()
+            self._is_settled.clear()
+            try:
+                await self._open()
+            finally:
+                self._is_settled.set()
         except BaseException:
             await self.stop()
             raise
@@ -201,6 +207,7 @@ class Node:
 
     async def _stop(self) -> None:
         try:
+            await self._is_settled.wait()
             await self._wind_down()
         except RlogError as error:
             self.failure = self.failure or error

@@ -1,5 +1,6 @@
 """Three nodes in one process: they elect, commit, fail over, recover, and refuse whom they must."""
 
+import asyncio
 import shutil
 from errno import ENOSPC
 
@@ -368,3 +369,30 @@ async def test_a_disk_that_fails_while_a_duplicate_is_looked_for_ends_both_reque
         answers = [send(leader, first, timeout_s=1), send(leader, second, timeout_s=1)]
         assert [(await answer).error for answer in answers] == [codes.KAFKA_STORAGE_ERROR] * 2
         assert leader.broken is None
+
+
+@on_uvloop
+async def test_a_node_that_fails_while_it_starts_leaves_nothing_open(tmp_path):
+    async with Cluster(tmp_path, count=1) as cluster:
+        config = cluster.configs[1]
+        env = open_env(config)
+        node = cluster.nodes[1] = Node(config, env)
+        assemble = node._assemble
+
+        def assemble_door_that_opens_late():
+            assemble()
+            open_door = node.door.start
+
+            async def start():
+                node._fail(ConfigurationError("a peer disagrees"))
+                await asyncio.sleep(0)
+                await open_door()
+
+            node.door.start = start
+
+        node._assemble = assemble_door_that_opens_late
+        await node.start()
+        with pytest.raises(ConfigurationError, match="disagrees"):
+            await node.wait_closed()
+        with pytest.raises(OSError, match="refused"):
+            await asyncio.open_connection("127.0.0.1", config.listen_port)
