@@ -26,14 +26,25 @@ class Committed:
     def __init__(self) -> None:
         self.data = bytearray()
         self.place = {0: 0}  # batch base offset (and the end) to position in data
-        self.end = 0
+        self._ends: list[tuple[int, int]] = [(0, 0)]  # (generation, end of what was committed by then)
 
-    def extend(self, data: bytes) -> None:
-        start = len(self.data)
+    def extend(self, data: bytes, generation: int) -> None:
+        """`data` follows, first seen committed by a replica in `generation`."""
+        if not data:
+            return
+        start, end = len(self.data), self._ends[-1][1]
         self.data += data
         for batch in iterate_batches(data, verify=False):
-            self.place[batch.last_offset + 1] = start + batch.position + batch.size
-            self.end = batch.last_offset + 1
+            end = batch.last_offset + 1
+            self.place[end] = start + batch.position + batch.size
+        self._ends.append((generation, end))
+
+    def end_before(self, generation: int) -> int:
+        """End of what was committed in earlier generations: what a leader of this one must hold.
+
+        A leader that is late, elected by grants given before a newer generation began, need not hold more.
+        """
+        return max(end for committed_in, end in self._ends if committed_in < generation)
 
 
 class _Seen:
@@ -178,12 +189,12 @@ class NodeWatch:
         self._all.elections += 1
         self._moments.append("elected")
         self._generation_on_disk(seen)
-        committed, end = self._all.committed_of(name), seen.log.end_offset
-        if end < committed.end:
-            detail = f"leads generation {replica.generation} with {end} of {committed.end} committed"
+        end, required = seen.log.end_offset, self._all.committed_of(name).end_before(replica.generation)
+        if end < required:
+            detail = f"leads generation {replica.generation} with {end} of {required} committed"
             self._violated(name, detail, "lost")
         else:
-            self._check_content(seen, replica.hwm, committed.end)
+            self._check_content(seen, replica.hwm, required)
 
     def _check_majority(self, seen: _Seen) -> None:
         """What a high-water mark covers, a majority of disks holds (as far as they told)."""
@@ -208,7 +219,7 @@ class NodeWatch:
         if data[: len(known)] != known:
             self._violated(name, f"[{start}, {end}) differs from what was committed there", "diverged")
             return
-        committed.extend(data[len(known) :])
+        committed.extend(data[len(known) :], seen.partition.replica.generation)
         if end not in committed.place:
             self._violated(
                 name, f"a read of [{start}, {end}) gave {len(data)} bytes, not up to {end}", "lost"
