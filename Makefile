@@ -1,4 +1,4 @@
-# `make demo` and `make test` set up everything they need in .venv; nothing outside this directory is touched.
+# `make demo` and `make test` set up everything they need in .venv; nothing is installed outside this directory.
 
 VENV := .venv
 BIN := $(VENV)/bin
