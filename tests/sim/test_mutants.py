@@ -22,3 +22,9 @@ def test_each_planted_bug_still_has_its_place(mutant: Mutant, tmp_path: Path) ->
 
 def test_the_eight_bugs_of_the_contract_are_planted() -> None:
     assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS) >= 8
+
+
+def test_the_document_lists_the_planted_bugs() -> None:
+    section = (ROOT / "docs/testing.md").read_text().partition("## Planted bugs")[2]
+    rows = [tuple(line.split(" | ")[:2]) for line in section.splitlines() if line.startswith("| ")]
+    assert rows[1:] == [(f"| {mutant.name}", mutant.rules) for mutant in MUTANTS]
