@@ -14,9 +14,9 @@ peer_port = 9192            # other nodes
 orders = 3                  # partitions
 
 [peers.2]                   # every other node
-host = "10.0.0.2"
+host = "192.0.2.2"
 port = 9192
-kafka_host = "10.0.0.2"
+kafka_host = "192.0.2.2"
 kafka_port = 9092
 ```
 """

@@ -91,7 +91,7 @@ def _peer(text: str) -> tuple[str, dict[str, str | int]]:
     parts = addresses.split(",")
     if not node_id.isdigit() or len(parts) != 2:
         raise ConfigurationError(
-            f"--peer {text!r}: write ID=HOST:PORT,KAFKAHOST:PORT, for example 2=10.0.0.2:9192,10.0.0.2:9092"
+            f"--peer {text!r}: write ID=HOST:PORT,KAFKAHOST:PORT, for example 2=192.0.2.2:9192,192.0.2.2:9092"
         )
     (host, port), (kafka_host, kafka_port) = (_split("--peer", part) for part in parts)
     return node_id, {"host": host, "port": port, "kafka_host": kafka_host, "kafka_port": kafka_port}

@@ -11,6 +11,10 @@ import click
 
 from rlog.testing.simulation import Result, run
 
+# A sweep of this many seeds or more that never met one of these proves less than it says.
+SEEDS_THAT_MEET_ALL = 20
+MUST_OCCUR = ("elections", "cuts", "power_cuts", "lost_writes", "unknown")
+
 
 def _run_one(task: tuple[int, float, int]) -> Result:
     seed, seconds, nodes = task
@@ -73,6 +77,9 @@ def main(seeds: int, start: int, seconds: float, nodes: int, jobs: int, trace: b
     )
     for name, count in totals.items():
         click.echo(f"  {name.replace('_', ' '):16} {count:>12,}")
+    missing = [name for name in MUST_OCCUR if not totals[name]] if seeds >= SEEDS_THAT_MEET_ALL else []
+    if missing:
+        click.echo(f"never met: {', '.join(name.replace('_', ' ') for name in missing)}")
     click.echo(f"violations: {kinds.total()}" + "".join(f", {kind} {n}" for kind, n in sorted(kinds.items())))
     click.echo(f"{seeds - bad} of {seeds} seeds good")
-    sys.exit(1 if bad else 0)
+    sys.exit(1 if bad or missing else 0)
