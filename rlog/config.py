@@ -6,7 +6,7 @@ variables (`RLOG_NODE_ID=1`; tables as JSON: `RLOG_TOPICS='{"orders": 3}'`), and
 ```toml
 cluster_id = "shop"
 node_id = 1
-data_dir = "data/1"
+data_dir = "data-1"
 listen_port = 9092          # Kafka clients
 peer_port = 9192            # other nodes
 
