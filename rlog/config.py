@@ -13,6 +13,10 @@ peer_port = 9192            # other nodes
 [topics]
 orders = 3                  # partitions
 
+[topics.clicks]             # or a table, where more than their number is to be said
+partitions = 6
+retention_ms = 604_800_000
+
 [peers.2]                   # every other node
 host = "192.0.2.2"
 port = 9192
@@ -28,7 +32,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rlog.errors import ConfigurationError
 
@@ -47,6 +51,22 @@ class PeerAddress:
     port: int
     kafka_host: str
     kafka_port: int
+
+
+@dataclass(frozen=True, slots=True)
+class TopicConfig:
+    """Settings of one topic. Where the table of a topic is a number, it is `partitions`."""
+
+    partitions: int
+    retention_ms: int = -1
+    """Records older than this, by their timestamps, are deleted; -1 keeps them for ever."""
+    retention_bytes: int = -1
+    """Per partition: the oldest records above this size are deleted; -1 sets no bound."""
+    timestamp_type: Literal["create", "append"] = "create"
+    """Whose clock stamps a record: the producer's (CreateTime) or the leader's (LogAppendTime)."""
+    acks_floor: Literal["majority", "leader"] = "majority"
+    """What acks=1 waits for: a flushed majority, as acks=all, or the leader's own disk alone, which loses
+    acknowledged records with that disk."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,8 +90,11 @@ class NodeConfig:
     """Other nodes connect here."""
     peers: Mapping[int, PeerAddress] = field(default_factory=dict)
     """Every other node of the cluster."""
-    topics: Mapping[str, int] = field(default_factory=dict)
-    """Topic name to number of partitions; the same on all nodes."""
+    topics: Mapping[str, TopicConfig | int] = field(default_factory=dict)
+    """Topic name to its settings, or to its number of partitions alone; the same on all nodes."""
+    admin_host: str = "127.0.0.1"
+    admin_port: int | None = None
+    """HTTP: /metrics, /healthz, /ready, /status. None opens no such port; 0 takes a free one."""
 
     heartbeat_ms: int = 100
     election_timeout_min_ms: int = 500
@@ -113,6 +136,16 @@ class NodeConfig:
     def __post_init__(self) -> None:
         _check(self)
 
+    def topic(self, name: str) -> TopicConfig:
+        """Raises KeyError for a topic that is not configured."""
+        topic = self.topics[name]
+        return topic if isinstance(topic, TopicConfig) else TopicConfig(topic)
+
+    @property
+    def partition_counts(self) -> dict[str, int]:
+        """Topic name to number of partitions, by name."""
+        return {name: self.topic(name).partitions for name in sorted(self.topics)}
+
     @property
     def voters(self) -> frozenset[int]:
         return frozenset((self.node_id, *self.peers))
@@ -120,7 +153,7 @@ class NodeConfig:
     @property
     def partitions(self) -> list[tuple[str, int]]:
         """(topic, index) of every partition, in the order all nodes agree upon."""
-        return [(topic, index) for topic, count in sorted(self.topics.items()) for index in range(count)]
+        return [(topic, index) for topic, count in self.partition_counts.items() for index in range(count)]
 
     @property
     def kafka_address(self) -> tuple[str, int]:
@@ -142,20 +175,25 @@ def _check(config: NodeConfig) -> None:
     if config.node_id in config.peers:
         refuse(f"peers names node {config.node_id}, which is this node: peers holds the other nodes only")
     _check_ports(config)
-    for topic, partitions in config.topics.items():
-        check_topic(topic, partitions)
+    for name in config.topics:
+        check_topic(name, config.topic(name))
     _check_timing(config)
     _check_sizes(config)
 
 
-def check_topic(topic: str, partitions: int) -> None:
+def check_topic(name: str, topic: TopicConfig) -> None:
     """Raises ConfigurationError unless Kafka clients would accept this topic."""
-    if not _TOPIC.fullmatch(topic) or topic in (".", ".."):
+    if not _TOPIC.fullmatch(name) or name in (".", ".."):
         raise ConfigurationError(
-            f"topic name {topic!r}: use 1 to 249 letters, digits, '.', '_' and '-' (and not '.' or '..')"
+            f"topic name {name!r}: use 1 to 249 letters, digits, '.', '_' and '-' (and not '.' or '..')"
         )
-    if not 1 <= partitions <= 10_000:
-        raise ConfigurationError(f"topic {topic}: {partitions} partitions; use 1 to 10,000")
+    if not 1 <= topic.partitions <= 10_000:
+        raise ConfigurationError(f"topic {name}: {topic.partitions} partitions; use 1 to 10,000")
+    for setting in ("retention_ms", "retention_bytes"):
+        if getattr(topic, setting) < -1 or getattr(topic, setting) == 0:
+            raise ConfigurationError(
+                f"topic {name}: {setting} = {getattr(topic, setting)}; use 1 or more, or -1 for no bound"
+            )
 
 
 def _check_ports(config: NodeConfig) -> None:
@@ -163,6 +201,7 @@ def _check_ports(config: NodeConfig) -> None:
         "listen_port": config.listen_port,
         "advertised_port": config.advertised_port,
         "peer_port": config.peer_port,
+        "admin_port": config.admin_port or 0,
     }
     for node_id, peer in config.peers.items():
         ports[f"peers.{node_id}.port"] = peer.port
@@ -222,7 +261,7 @@ def parse_topic(text: str) -> tuple[str, int]:
     name, colon, count = text.rpartition(":")
     if not colon or not count.isascii() or not count.isdigit():
         raise ConfigurationError(f"topic {text!r}: write NAME:PARTITIONS, for example orders:3")
-    check_topic(name, int(count))
+    check_topic(name, TopicConfig(int(count)))
     return name, int(count)
 
 

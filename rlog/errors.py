@@ -61,6 +61,18 @@ class UnsupportedCodec(RlogError):
         self.codec = codec
 
 
+class OffsetConflict(RlogError):
+    """The log does not end where the caller expected: somebody else appended. Read on from `actual`.
+
+    `expected` is what was asked for, `actual` the end of the log.
+    """
+
+    def __init__(self, message: str, *, expected: int, actual: int) -> None:
+        super().__init__(message)
+        self.expected = expected
+        self.actual = actual
+
+
 class OutOfOrder(RlogError):
     """An idempotent producer's batch does not follow the last one appended: one before it is missing."""
 

@@ -2,13 +2,9 @@
 
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from rlog.client.batch import Batch
 from rlog.records import Receipt
-
-# What the produce answers that this client speaks do not say.
-GENERATION_UNKNOWN: Final = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +58,7 @@ class Ack:
         batch = self._batch
         yield from batch.__await__()
         offset = batch.offset_of(self._index)
-        return Receipt(batch.topic, batch.partition, offset, GENERATION_UNKNOWN, self._timestamp_ms)
+        return Receipt(batch.topic, batch.partition, offset, timestamp_ms=self._timestamp_ms)
 
 
 class ListAck:

@@ -91,7 +91,7 @@ class Identity:
         self.uuid = store.replica_uuid
         self.incarnation = store.incarnation << 32 | random.getrandbits(32)
         self.voters = tuple(sorted(config.voters))
-        self.topics = dict(sorted(config.topics.items()))
+        self.topics = config.partition_counts
         # Only what is fsynced may be announced: a peer takes it as a promise that outlives this process.
         self.fsynced_pins: dict[int, str] = dict(store.pins)
         self.confirmed = store.pins_confirmed

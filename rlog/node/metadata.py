@@ -63,9 +63,9 @@ def _brokers(node: ServedNode, own_address: tuple[str, int]) -> list[Broker]:
 
 
 def _topic(node: ServedNode, name: str) -> TopicMetadata:
-    count = node.config.topics.get(name)
-    if count is None:
+    if name not in node.config.topics:
         return TopicMetadata(codes.UNKNOWN_TOPIC_OR_PARTITION, name, [])
+    count = node.config.topic(name).partitions
     return TopicMetadata(
         codes.NONE, name, [_partition(index, node.partitions[name, index]) for index in range(count)]
     )

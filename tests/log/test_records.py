@@ -537,7 +537,9 @@ def test_a_record_holds_only_bytes(headers: tuple[tuple[str, bytes], ...]) -> No
 
 
 def test_a_receipt_is_a_frozen_value() -> None:
-    receipt = Receipt("orders", 1, 2, 3, 4)
-    assert receipt == Receipt(topic="orders", partition=1, offset=2, generation=3, timestamp_ms=4)
+    receipt = Receipt("orders", 1, 2, 3, (1, 2), "majority", 4)
+    assert receipt == Receipt(
+        "orders", 1, offset=2, generation=3, flushed_by=(1, 2), waited="majority", timestamp_ms=4
+    )
     with pytest.raises(FrozenInstanceError):
         receipt.offset = 5

@@ -1,8 +1,10 @@
 """Configuration: where it comes from, and errors that name the mend."""
 
+from pathlib import Path
+
 import pytest
 
-from rlog.config import NodeConfig, PeerAddress, load_config, parse_topic
+from rlog.config import NodeConfig, PeerAddress, TopicConfig, load_config, parse_topic
 from rlog.errors import ConfigurationError
 
 BASE = {"cluster_id": "shop", "node_id": 1, "data_dir": "data"}
@@ -102,3 +104,25 @@ def test_topics_on_the_command_line():
     for text in ("orders", "orders:", ":3", "orders:-1", "orders:³"):
         with pytest.raises(ConfigurationError, match="topic"):
             parse_topic(text)
+
+
+def test_a_topic_is_a_number_or_a_table(tmp_path: Path) -> None:
+    file = tmp_path / "node.toml"
+    file.write_text(
+        'cluster_id = "shop"\nnode_id = 1\ndata_dir = "data"\n'
+        "[topics]\norders = 3\n[topics.clicks]\npartitions = 6\nretention_ms = 1000\n"
+    )
+    config = load_config(file, environment={})
+    assert config.partition_counts == {"clicks": 6, "orders": 3}
+    assert config.topic("orders") == TopicConfig(3)
+    assert config.topic("clicks").retention_ms == 1000
+
+
+@pytest.mark.parametrize("bad", ["retention_ms = 0", "retention_bytes = -2", 'acks_floor = "none"'])
+def test_an_impossible_topic_setting_is_refused_by_name(tmp_path: Path, bad: str) -> None:
+    file = tmp_path / "node.toml"
+    file.write_text(
+        f'cluster_id = "shop"\nnode_id = 1\ndata_dir = "data"\n[topics.clicks]\npartitions = 6\n{bad}\n'
+    )
+    with pytest.raises(ConfigurationError, match=bad.split()[0]):
+        load_config(file, environment={})
