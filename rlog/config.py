@@ -7,8 +7,10 @@ variables (`RLOG_NODE_ID=1`; tables as JSON: `RLOG_TOPICS='{"orders": 3}'`), and
 cluster_id = "shop"
 node_id = 1
 data_dir = "data-1"
-listen_port = 9092          # Kafka clients
-peer_port = 9192            # other nodes
+listen_host = "192.0.2.1"   # Kafka clients
+listen_port = 9092
+peer_host = "192.0.2.1"     # other nodes
+peer_port = 9192
 
 [topics]
 orders = 3                  # partitions
@@ -25,22 +27,21 @@ kafka_port = 9092
 ```
 """
 
+import json
 import os
-import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
+from rlog.config_checks import check, check_topic, warnings_of
 from rlog.errors import ConfigurationError
 
 ENVIRONMENT_PREFIX = "RLOG_"
 KIB = 1024
 MIB = 1024 * KIB
-
-_TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +135,7 @@ class NodeConfig:
     watermark_sync_ms: int = 1000
 
     def __post_init__(self) -> None:
-        _check(self)
+        check(self)
 
     def topic(self, name: str) -> TopicConfig:
         """Raises KeyError for a topic that is not configured."""
@@ -145,6 +146,10 @@ class NodeConfig:
     def partition_counts(self) -> dict[str, int]:
         """Topic name to number of partitions, by name."""
         return {name: self.topic(name).partitions for name in sorted(self.topics)}
+
+    def warnings(self) -> list[str]:
+        """What is possible, and hardly meant: each names the setting, the consequence and the mend."""
+        return warnings_of(self)
 
     @property
     def voters(self) -> frozenset[int]:
@@ -161,101 +166,6 @@ class NodeConfig:
         return self.advertised_host or self.listen_host, self.advertised_port or self.listen_port
 
 
-def _check(config: NodeConfig) -> None:
-    def refuse(message: str) -> None:
-        raise ConfigurationError(message)
-
-    if not config.cluster_id:
-        refuse("cluster_id is empty: give the cluster a name that no other cluster has")
-    if not config.data_dir:
-        refuse("data_dir is empty: name a directory on a local disk")
-    for node_id in (config.node_id, *config.peers):
-        if not 1 <= node_id < 2**31:
-            refuse(f"node id {node_id} is out of range: use 1 or above")
-    if config.node_id in config.peers:
-        refuse(f"peers names node {config.node_id}, which is this node: peers holds the other nodes only")
-    _check_ports(config)
-    for name in config.topics:
-        check_topic(name, config.topic(name))
-    _check_timing(config)
-    _check_sizes(config)
-
-
-def check_topic(name: str, topic: TopicConfig) -> None:
-    """Raises ConfigurationError unless Kafka clients would accept this topic."""
-    if not _TOPIC.fullmatch(name) or name in (".", ".."):
-        raise ConfigurationError(
-            f"topic name {name!r}: use 1 to 249 letters, digits, '.', '_' and '-' (and not '.' or '..')"
-        )
-    if not 1 <= topic.partitions <= 10_000:
-        raise ConfigurationError(f"topic {name}: {topic.partitions} partitions; use 1 to 10,000")
-    for setting in ("retention_ms", "retention_bytes"):
-        if getattr(topic, setting) < -1 or getattr(topic, setting) == 0:
-            raise ConfigurationError(
-                f"topic {name}: {setting} = {getattr(topic, setting)}; use 1 or more, or -1 for no bound"
-            )
-
-
-def _check_ports(config: NodeConfig) -> None:
-    ports = {
-        "listen_port": config.listen_port,
-        "advertised_port": config.advertised_port,
-        "peer_port": config.peer_port,
-        "admin_port": config.admin_port or 0,
-    }
-    for node_id, peer in config.peers.items():
-        ports[f"peers.{node_id}.port"] = peer.port
-        ports[f"peers.{node_id}.kafka_port"] = peer.kafka_port
-    for name, port in ports.items():
-        if not 0 <= port < 65536:
-            raise ConfigurationError(f"{name} = {port}: a port is a number below 65536")
-    if config.listen_port and (config.listen_host, config.listen_port) == (
-        config.peer_host,
-        config.peer_port,
-    ):
-        raise ConfigurationError(f"listen_port and peer_port are both {config.peer_port}: they must differ")
-
-
-def _check_timing(config: NodeConfig) -> None:
-    low, high = config.election_timeout_min_ms, config.election_timeout_max_ms
-    if config.heartbeat_ms < 1:
-        raise ConfigurationError(f"heartbeat_ms = {config.heartbeat_ms}: use 1 or more")
-    if low < 3 * config.heartbeat_ms:
-        raise ConfigurationError(
-            f"election_timeout_min_ms = {low} is under three heartbeats of {config.heartbeat_ms} ms: "
-            "one late heartbeat would depose the leader"
-        )
-    if high <= low:
-        raise ConfigurationError(
-            f"election_timeout_max_ms = {high} is not above election_timeout_min_ms = {low}: "
-            "the nodes would campaign in lock step"
-        )
-    if not 1 <= config.redial_min_ms <= config.redial_max_ms:
-        raise ConfigurationError(
-            f"redial_min_ms = {config.redial_min_ms} and redial_max_ms = {config.redial_max_ms}: "
-            "use 1 or more, and not the first above the second"
-        )
-
-
-def _check_sizes(config: NodeConfig) -> None:
-    for name in (item.name for item in fields(config)):
-        is_size = name.endswith(("_bytes_max", "_count_max", "_threads", "_sync_ms", "_stall_ms"))
-        if is_size and getattr(config, name) < 1:
-            raise ConfigurationError(f"{name} = {getattr(config, name)}: use 1 or more")
-    # A batch is never split: whatever is taken from a client must fit into every later container.
-    for name in ("peer_frame_bytes_max", "peer_write_bytes_max", "queued_bytes_max", "request_bytes_max"):
-        if getattr(config, name) < config.batch_bytes_max + 64 * KIB:
-            raise ConfigurationError(
-                f"{name} = {getattr(config, name)} has no room for a batch "
-                f"of batch_bytes_max = {config.batch_bytes_max}"
-            )
-    if config.append_bytes_max > config.peer_frame_bytes_max - 64 * KIB:
-        raise ConfigurationError(
-            f"append_bytes_max = {config.append_bytes_max} does not fit into "
-            f"peer_frame_bytes_max = {config.peer_frame_bytes_max}"
-        )
-
-
 def parse_topic(text: str) -> tuple[str, int]:
     """("orders", 3) from "orders:3", as the command line takes it. Raises ConfigurationError."""
     name, colon, count = text.rpartition(":")
@@ -263,6 +173,11 @@ def parse_topic(text: str) -> tuple[str, int]:
         raise ConfigurationError(f"topic {text!r}: write NAME:PARTITIONS, for example orders:3")
     check_topic(name, TopicConfig(int(count)))
     return name, int(count)
+
+
+# The settings that are tables, and what an entry of each may hold.
+TABLES: dict[str, type] = {"peers": PeerAddress, "topics": TopicConfig}
+ARGUMENTS = "the arguments"
 
 
 def load_config(
@@ -276,19 +191,32 @@ def load_config(
     environment: os.environ when None. Raises ConfigurationError, with the nearest key for an unknown one.
     """
     values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    arguments = {name: value for name, value in overrides.items() if value is not None}
+    _check_keys(arguments, origin=ARGUMENTS)
     if path is not None:
         values.update(_from_file(Path(path)))
-    values.update(_from_environment(os.environ if environment is None else environment))
-    values.update({name: value for name, value in overrides.items() if value is not None})
-    _check_keys(values, origin="the overrides")
+        origins.update(dict.fromkeys(values, str(path)))
+    for name, value in _from_environment(os.environ if environment is None else environment).items():
+        values[name] = value
+        origins[name] = _variable(name)
+    values.update(arguments)
+    origins.update(dict.fromkeys(arguments, ARGUMENTS))
     missing = [item.name for item in fields(NodeConfig) if _is_required(item) and item.name not in values]
     if missing:
-        raise ConfigurationError(f"missing setting: {', '.join(missing)}")
-    return _validated(values)
+        raise ConfigurationError(
+            f"missing setting: {', '.join(missing)}; write it in the configuration file, or set "
+            f"{', '.join(map(_variable, missing))}"
+        )
+    return _validated(values, origins)
 
 
 def _is_required(item: Any) -> bool:
     return item.default is MISSING and item.default_factory is MISSING
+
+
+def _variable(name: str) -> str:
+    return ENVIRONMENT_PREFIX + name.upper()
 
 
 def _from_file(path: Path) -> dict[str, Any]:
@@ -303,46 +231,113 @@ def _from_file(path: Path) -> dict[str, Any]:
 
 
 def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
-    known = [item.name for item in fields(NodeConfig)]
+    known = _names(NodeConfig)
     values: dict[str, Any] = {}
     for variable, text in environment.items():
         if not variable.startswith(ENVIRONMENT_PREFIX):
             continue
         name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
         if name in known:
-            values[name] = text
+            values[name] = _from_json(variable, text) if name in TABLES else text
+            _check_keys({name: values[name]}, origin=variable)
         elif near := get_close_matches(name, known, n=1, cutoff=0.8):
             # Other RLOG_ variables (of tests, of builds) are not ours; a near miss is a misspelt setting.
             raise ConfigurationError(
-                f"unknown environment variable {variable}; "
-                f"did you mean {ENVIRONMENT_PREFIX}{near[0].upper()}?"
+                f"unknown environment variable {variable}; did you mean {_variable(near[0])}?"
             )
     return values
 
 
-def _check_keys(values: Iterable[str], *, origin: str) -> None:
-    known = [item.name for item in fields(NodeConfig)]
-    for name in values:
-        if name not in known:
-            near = get_close_matches(name, known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise ConfigurationError(f"unknown setting {name!r} in {origin}{hint}")
-
-
-def _validated(values: dict[str, Any]) -> NodeConfig:
-    """Convert to the declared types. pydantic is imported here only: it is not needed to run a node."""
-    from pydantic import Json, TypeAdapter, ValidationError
+def _from_json(variable: str, text: str) -> Any:
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        table = dict(pairs)
+        if len(table) < len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ConfigurationError(f"{variable} names {twice!r} twice: leave one of them")
+        return table
 
     try:
-        for name in ("peers", "topics"):
-            if isinstance(values.get(name), str):
-                values[name] = TypeAdapter(Json[Any]).validate_python(values[name])
-        peers = values.get("peers")
-        if isinstance(peers, Mapping):
-            # One file may serve all nodes: the entry of this very node is not a peer.
-            values["peers"] = {key: peer for key, peer in peers.items() if str(key) != str(values["node_id"])}
+        return json.loads(text, object_pairs_hook=once)
+    except ValueError as error:
+        raise ConfigurationError(f"{variable} is not JSON: {error}") from error
+
+
+def _names(table: type) -> list[str]:
+    return [item.name for item in fields(table)]
+
+
+def _check_keys(values: Mapping[str, Any], *, origin: str) -> None:
+    """Raises ConfigurationError for a key that is no setting, in a nested table too."""
+    for name, value in values.items():
+        if name not in _names(NodeConfig):
+            raise ConfigurationError(_unknown(name, _names(NodeConfig), origin))
+        if isinstance(value, bool):
+            raise ConfigurationError(
+                f"{name} = {str(value).lower()} in {origin}: no setting is true or false; leave it out"
+            )
+        if name not in TABLES:
+            continue
+        if not isinstance(value, Mapping):
+            raise ConfigurationError(f"{name} = {value!r} in {origin}: write a table, [{name}]")
+        for key, entry in value.items():
+            if isinstance(entry, Mapping):
+                known = _names(TABLES[name])
+                for inner in entry:
+                    if inner not in known:
+                        raise ConfigurationError(_unknown(inner, known, origin, f"{name}.{key}."))
+            elif name == "peers" and not isinstance(entry, PeerAddress):
+                raise ConfigurationError(f"peers.{key} = {entry!r} in {origin}: write a table, [peers.{key}]")
+
+
+def _unknown(name: str, known: list[str], origin: str, table: str = "") -> str:
+    near = get_close_matches(name, known, n=1)
+    if table and not near and name in _names(NodeConfig):
+        hint = f"{name} is a setting of the node: write it above the first [table]"
+    elif near:
+        hint = f"did you mean {near[0]}?"
+    else:
+        hint = f"known are {', '.join(known)}" if table else "docs/configuration.md lists all settings"
+    return f"unknown setting {table + name!r} in {origin}; {hint}"
+
+
+def _validated(values: dict[str, Any], origins: Mapping[str, str]) -> NodeConfig:
+    """Convert to the declared types. pydantic is imported here only: it is not needed to run a node."""
+    from pydantic import TypeAdapter, ValidationError
+
+    if "peers" in values:
+        # One file may serve all nodes: the entry of this very node is not a peer.
+        peers = _by_node_id(values["peers"], origins["peers"])
+        values["peers"] = {key: peer for key, peer in peers.items() if str(key) != str(values["node_id"])}
+    try:
         return TypeAdapter(NodeConfig).validate_python(values)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "configuration"
-        raise ConfigurationError(f"{where}: {first['msg']} (got {first['input']!r})") from error
+        raise ConfigurationError(_complaint(error.errors(include_url=False), origins)) from error
+
+
+def _complaint(errors: Sequence[Mapping[str, Any]], origins: Mapping[str, str]) -> str:
+    """What pydantic found, in our words."""
+    # A topic is tried as a table, then as a number: the deepest complaint, or else the last, is meant.
+    worst = max(reversed(errors), key=lambda each: len(each["loc"]))
+    *table, name = (str(part) for part in worst["loc"] if part not in ("TopicConfig", "int"))
+    origin = origins[(table or [name])[0]]
+    if worst["type"] == "missing":
+        names = [each["loc"][-1] for each in errors if each["loc"][:-1] == worst["loc"][:-1]]
+        return f"{'.'.join(table)} in {origin} lacks {', '.join(names)}"
+    mend = worst["msg"].replace("Input should be", "use").partition(",")[0]
+    return f"{'.'.join([*table, name])} = {worst['input']!r} in {origin}: {mend}"
+
+
+def _by_node_id(peers: Mapping[Any, Any], origin: str) -> dict[int, Any]:
+    """Raises ConfigurationError where a key is no number, or two are the same one (2 and "02")."""
+    found: dict[int, Any] = {}
+    for key, peer in peers.items():
+        text = str(key)
+        if not (text.isascii() and text.isdigit()):
+            raise ConfigurationError(
+                f"peers.{key} in {origin}: name the table after the node's id, as [peers.2]"
+            )
+        if int(text) in found:
+            raise ConfigurationError(f"peers in {origin} names node {int(text)} twice: leave one of them")
+        found[int(text)] = peer
+    return found

@@ -13,6 +13,7 @@ import click
 from rlog.cli.exits import UNREACHABLE, errors_as_exits, fail
 from rlog.cli.local_cluster import LocalCluster, NodeEnded, NotReady
 from rlog.config import parse_topic
+from rlog.log.directory import check_directory
 
 READY_TIMEOUT_S = 60.0
 POLL_S = 0.2
@@ -75,6 +76,8 @@ def command(nodes: int, data: Path | None, port: int, topics: tuple[str, ...]) -
 @contextlib.contextmanager
 def _directory(data: Path | None) -> Iterator[Path]:
     if data is not None:
+        for warning in check_directory(data):
+            click.echo(f"rlog: {warning}", err=True)
         yield data.resolve()
         return
     with tempfile.TemporaryDirectory(prefix="rlog-dev-") as name:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import click
 
 from rlog.cli.describe import split_address
 from rlog.cli.exits import errors_as_exits
+from rlog.cli.ports import why_not_listening
 from rlog.config import NodeConfig, load_config, parse_topic
 from rlog.errors import ConfigurationError
 from rlog.node import production
@@ -70,9 +72,19 @@ def overrides(
         "advertised_port": advertised_port,
         "peer_host": peer_host,
         "peer_port": peer_port,
-        "peers": dict(_peer(peer) for peer in peers) or None,
-        "topics": dict(parse_topic(topic) for topic in topics) or None,
+        "peers": _table("--peer", map(_peer, peers)),
+        "topics": _table("--topic", map(parse_topic, topics)),
     }
+
+
+def _table(flag: str, entries: Iterable[tuple[str, Any]]) -> dict[str, Any] | None:
+    """None without entries: the flag is absent. Raises ConfigurationError when one is named twice."""
+    table: dict[str, Any] = {}
+    for name, entry in entries:
+        if name in table:
+            raise ConfigurationError(f"{flag} names {name} twice: leave one of them")
+        table[name] = entry
+    return table or None
 
 
 def _address(flag: str, text: str | None) -> tuple[str, int] | tuple[None, None]:
@@ -102,10 +114,7 @@ def run(config: NodeConfig, *, stop_on_eof: bool) -> None:
     try:
         production.run(config, ready=_stop_at_end_of_input if stop_on_eof else None)
     except OSError as error:
-        raise ConfigurationError(
-            f"cannot listen on {config.listen_host}:{config.listen_port} (clients) and "
-            f"{config.peer_host}:{config.peer_port} (nodes): {error.strerror or error}"
-        ) from error
+        raise ConfigurationError(why_not_listening(config, error)) from error
 
 
 def _stop_at_end_of_input(node: Node) -> None:

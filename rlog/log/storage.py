@@ -18,6 +18,7 @@ from random import Random
 
 from rlog._core import DiskJob, File, Vfs, iterate_batches
 from rlog.errors import CorruptLog, DataDirectoryError, StorageFailed
+from rlog.log.directory import holder_of, refusal
 from rlog.log.log import PartitionLog
 from rlog.log.meta import COPIES, Meta
 from rlog.log.recovery import Examined, Examiner, repair
@@ -73,7 +74,7 @@ class Storage:
                 lock.close()
                 raise
         except OSError as error:
-            raise DataDirectoryError(f"{directory}: {error}") from error
+            raise refusal(directory, error) from error
         except StorageFailed as error:
             raise DataDirectoryError(f"{directory}: {error}") from error
 
@@ -144,7 +145,10 @@ def _take_lock(vfs: Vfs, directory: str) -> File:
     try:
         return vfs.lock(f"{directory}/lock")
     except BlockingIOError as error:
-        raise DataDirectoryError(f"{directory} is in use by another process") from error
+        holder = holder_of(f"{directory}/lock")
+        raise DataDirectoryError(
+            f"{directory} is in use by {holder}: end that, or name another directory"
+        ) from error
 
 
 def _open_locked(
@@ -185,15 +189,23 @@ def _check_format(vfs: Vfs, directory: str, random: Random, settings: LogSetting
         file.close()
         number = text.removeprefix(FORMAT_TEXT).strip()
         if not text.startswith(FORMAT_TEXT) or not number.isdecimal():
-            raise DataDirectoryError(f"{directory}/format is not that of an rlog data directory")
+            raise DataDirectoryError(
+                f"{directory}/format is not that of an rlog data directory: name another directory"
+            )
         if int(number) != FORMAT:
-            raise DataDirectoryError(f"{directory} has format {number}; this rlog reads format {FORMAT}")
+            raise DataDirectoryError(
+                f"{directory} has format {number}; this rlog reads format {FORMAT}: "
+                "use the rlog that wrote it"
+            )
         return
     # What a first opening may leave behind when interrupted; it wrote `format` last, before any partition.
     ours = {"lock", *COPIES, *(f"{copy}.tmp" for copy in COPIES), "format.tmp"}
     foreign = [name for name in names if name not in ours]
     if foreign:
-        raise DataDirectoryError(f"{directory} is not an rlog data directory: it holds {foreign[0]!r}")
+        raise DataDirectoryError(
+            f"{directory} is not an rlog data directory: it holds {foreign[0]!r}; "
+            "name another, or an empty one"
+        )
     Meta.create(vfs, directory, random, bytes_max=settings.meta_bytes_max).rewrite()
     file = File(vfs, f"{directory}/format.tmp")
     job = DiskJob(vfs)

@@ -14,6 +14,7 @@ import uvloop
 
 from rlog._core import DiskJob, DiskPool, Vfs, retain_freed_memory
 from rlog.config import NodeConfig
+from rlog.log.directory import check_directory
 from rlog.node.env import Env
 from rlog.node.node import Node
 
@@ -60,6 +61,8 @@ def open_env(config: NodeConfig) -> Env:
 async def serve(config: NodeConfig, *, ready: Callable[[Node], None] | None = None) -> None:
     """Run a node until SIGTERM or SIGINT. `ready` is called once it listens. Raises what it failed of."""
     loop = asyncio.get_running_loop()
+    for warning in [*config.warnings(), *check_directory(config.data_dir)]:
+        logger.warning("node=%d %s", config.node_id, warning)
     env = open_env(config)
     node = Node(config, env)
     try:

@@ -214,7 +214,10 @@ def test_two_processes_cannot_open_one_directory(directory: str) -> None:
         return subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=60)
 
     refused = start()
-    assert refused.stderr.strip() == f"DataDirectoryError: {directory} is in use by another process"
+    holder = f"pid {os.getpid()} ({Path('/proc/self/comm').read_text().strip()})"
+    assert refused.stderr.strip() == (
+        f"DataDirectoryError: {directory} is in use by {holder}: end that, or name another directory"
+    )
     storage.close()
     assert start().returncode == 0
 
