@@ -14,7 +14,7 @@ from rlog.node.metadata import (
     handle_init_producer_id,
     handle_metadata,
 )
-from rlog.node.produce import handle_produce
+from rlog.node.produce import handle_produce, handle_rlog_produce
 from rlog.node.serving import ServedNode
 from rlog.wire.kafka import Reader, apis, read_request_header
 
@@ -27,6 +27,7 @@ HANDLERS: dict[int, Callable[[Request, Reader], None]] = {
     apis.LIST_OFFSETS: handle_list_offsets,
     apis.METADATA: handle_metadata,
     apis.INIT_PRODUCER_ID: handle_init_producer_id,
+    apis.RLOG_PRODUCE: handle_rlog_produce,
 }
 
 

@@ -37,6 +37,7 @@ from rlog.log.producers import Duplicate
 from rlog.raft.effects import Role
 from rlog.raft.messages import Message
 from rlog.raft.replica import Replica
+from rlog.records import Waited
 from rlog.wire.kafka import codes
 
 if TYPE_CHECKING:
@@ -56,13 +57,19 @@ _LAST_OFFSET_DELTA = Struct(">i")
 
 @dataclass(frozen=True, slots=True)
 class ProduceResult:
-    """error: a Kafka error code. base_offset: of the request's first record, -1 on an error."""
+    """error: a Kafka error code. base_offset: of the request's first record, -1 on an error.
+
+    generation, flushed_by, waited: as `rlog.Receipt` has them.
+    """
 
     error: int
     base_offset: int = -1
     log_append_time: int = -1
     log_start_offset: int = -1
     message: str = ""
+    generation: int = -1
+    flushed_by: tuple[int, ...] = ()
+    waited: Waited = "majority"
 
 
 ProduceDone = Callable[[ProduceResult], None]
@@ -310,7 +317,11 @@ class Partition:
         hwm, start_offset = self.replica.hwm, self.log.start_offset
         while self._waiters and self._waiters[0][0] <= hwm:
             waiter = heappop(self._waiters)[2]
-            waiter.answer(ProduceResult(codes.NONE, waiter.base_offset, log_start_offset=start_offset))
+            waiter.answer(
+                ProduceResult(
+                    codes.NONE, waiter.base_offset, log_start_offset=start_offset, generation=self.generation
+                )
+            )
 
     def _expire(self, now: float) -> None:
         """Answer the requests whose time is up: unknown, they may still commit (SAFETY 36)."""

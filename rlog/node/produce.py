@@ -7,10 +7,17 @@ Whether the leader may append, and at which offsets, is decided in `Partition.pr
 from functools import partial
 
 from rlog.node.kafka_connection import Request
-from rlog.node.serving import ProduceOutcome
-from rlog.wire.kafka import Reader, codes, decode_produce_request, encode_produce_response
-from rlog.wire.kafka.apis import IMPLEMENTED_FROM, PRODUCE
-from rlog.wire.kafka.messages import ProducedPartition, ProducePartition, ProduceRequest
+from rlog.node.serving import Buffer, ProduceOutcome
+from rlog.wire.kafka import (
+    Reader,
+    codes,
+    decode_produce_request,
+    decode_rlog_produce_request,
+    encode_produce_response,
+    encode_rlog_produce_response,
+)
+from rlog.wire.kafka.apis import IMPLEMENTED_FROM, PRODUCE, RLOG_PRODUCE
+from rlog.wire.kafka.messages import PartitionReceipt, ProducedPartition, ProducePartition, ProduceRequest
 
 ACKS = (-1, 0, 1)
 
@@ -18,12 +25,22 @@ ACKS = (-1, 0, 1)
 def handle_produce(request: Request, reader: Reader) -> None:
     """Versions below 3 carry older message formats: read, and answered UNSUPPORTED_VERSION."""
     produce = decode_produce_request(reader, request.version)
-    error = codes.NONE
-    if request.version < IMPLEMENTED_FROM[PRODUCE] or produce.transactional_id is not None:
+    error = _judge(produce)
+    if request.version < IMPLEMENTED_FROM[PRODUCE]:
         error = codes.UNSUPPORTED_VERSION
-    elif produce.acks not in ACKS:
-        error = codes.INVALID_REQUIRED_ACKS
     _Produce(request, produce.acks).start(produce, error)
+
+
+def handle_rlog_produce(request: Request, reader: Reader) -> None:
+    """As Produce; the answer says what a receipt says."""
+    produce = decode_rlog_produce_request(reader)
+    _Produce(request, produce.acks).start(produce, _judge(produce))
+
+
+def _judge(produce: ProduceRequest) -> int:
+    if produce.transactional_id is not None:
+        return codes.UNSUPPORTED_VERSION
+    return codes.NONE if produce.acks in ACKS else codes.INVALID_REQUIRED_ACKS
 
 
 class _Produce:
@@ -38,15 +55,15 @@ class _Produce:
         self.request = request
         self.acks = acks
         self.missing = 1  # one for `start` itself, so that results that come at once do not end it early
-        self.topics: list[tuple[str, list[ProducedPartition]]] = []
+        self.topics: list[tuple[str, list[PartitionReceipt]]] = []
 
     def start(self, produce: ProduceRequest, error: int) -> None:
         deadline = self.request.loop.time() + produce.timeout_ms / 1000
         for topic, partitions in produce.topics:
-            results: list[ProducedPartition] = []
+            results: list[PartitionReceipt] = []
             self.topics.append((topic, results))
             for place, part in enumerate(partitions):
-                results.append(ProducedPartition(part.partition, error))
+                results.append(PartitionReceipt(part.partition, error))
                 if error == codes.NONE:
                     self._start_partition(topic, part, deadline, results, place)
         self._one_less()
@@ -56,23 +73,30 @@ class _Produce:
         topic: str,
         part: ProducePartition,
         deadline: float,
-        results: list[ProducedPartition],
+        results: list[PartitionReceipt],
         place: int,
     ) -> None:
         partition = self.request.node.partitions.get((topic, part.partition))
         if partition is None:
-            results[place] = ProducedPartition(part.partition, codes.UNKNOWN_TOPIC_OR_PARTITION)
+            results[place] = PartitionReceipt(part.partition, codes.UNKNOWN_TOPIC_OR_PARTITION)
         elif not part.records:
-            results[place] = ProducedPartition(part.partition, codes.INVALID_RECORD)
+            results[place] = PartitionReceipt(part.partition, codes.INVALID_RECORD, message="no records")
         else:
             self.missing += 1
             done = partial(self._done, results, place)
             partition.produce(part.records, acks=self.acks, deadline=deadline, done=done)
 
-    def _done(self, results: list[ProducedPartition], place: int, outcome: ProduceOutcome) -> None:
-        index = results[place].partition
-        results[place] = ProducedPartition(
-            index, outcome.error, outcome.base_offset, -1, outcome.log_start_offset
+    def _done(self, results: list[PartitionReceipt], place: int, outcome: ProduceOutcome) -> None:
+        results[place] = PartitionReceipt(
+            results[place].partition,
+            outcome.error,
+            outcome.base_offset,
+            outcome.generation,
+            outcome.log_append_time,
+            outcome.log_start_offset,
+            outcome.waited,
+            outcome.flushed_by,
+            outcome.message,
         )
         self._one_less()
 
@@ -84,7 +108,7 @@ class _Produce:
     def _end(self) -> None:
         request = self.request
         if self.acks != 0:
-            request.answer(encode_produce_response(request.correlation_id, request.version, self.topics))
+            request.answer(self._answer())
             return
         for topic, results in self.topics:
             for result in results:
@@ -92,3 +116,18 @@ class _Produce:
                     name = codes.name_of(result.error)
                     request.connection.close(f"{topic}-{result.partition}: {name}, and acks=0 has no answer")
         request.answer([])
+
+    def _answer(self) -> list[Buffer]:
+        request = self.request
+        if request.api_key == RLOG_PRODUCE:
+            return encode_rlog_produce_response(request.correlation_id, self.topics)
+        produced = [
+            (topic, [_without_receipt(result) for result in results]) for topic, results in self.topics
+        ]
+        return encode_produce_response(request.correlation_id, request.version, produced)
+
+
+def _without_receipt(result: PartitionReceipt) -> ProducedPartition:
+    return ProducedPartition(
+        result.partition, result.error, result.base_offset, result.log_append_time_ms, result.log_start_offset
+    )

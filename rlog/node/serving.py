@@ -5,19 +5,32 @@ from random import Random
 from typing import Any, Protocol
 
 from rlog.config import NodeConfig
+from rlog.records import Waited
 
 Buffer = bytes | bytearray | memoryview
 
 
 class ProduceOutcome(Protocol):
-    """How a produce ended. error: a code of rlog.wire.kafka.codes; the offsets are -1 when it is not 0."""
+    """How a produce ended. error: a code of rlog.wire.kafka.codes; numbers are -1 when it is not 0.
+
+    log_append_time: -1 too when the topic keeps the producer's timestamps. generation, flushed_by, waited: as
+    `rlog.Receipt` has them.
+    """
 
     @property
     def error(self) -> int: ...
     @property
     def base_offset(self) -> int: ...
     @property
+    def log_append_time(self) -> int: ...
+    @property
     def log_start_offset(self) -> int: ...
+    @property
+    def generation(self) -> int: ...
+    @property
+    def flushed_by(self) -> tuple[int, ...]: ...
+    @property
+    def waited(self) -> Waited: ...
     @property
     def message(self) -> str: ...
 

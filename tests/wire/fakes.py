@@ -41,6 +41,10 @@ class Outcome:
     base_offset: int = -1
     log_start_offset: int = -1
     message: str = ""
+    log_append_time: int = -1
+    generation: int = -1
+    flushed_by: tuple[int, ...] = ()
+    waited: str = "majority"
 
 
 @dataclass
@@ -89,7 +93,7 @@ class FakePartition:
         for info in infos:
             data = bytes(records[info.position : info.position + info.size])
             self.append(data, info.count)
-        self.pending.append((done, Outcome(0, base_offset, self.start_offset)))
+        self.pending.append((done, Outcome(0, base_offset, self.start_offset, generation=self.generation)))
         if not self.holds:
             self.commit()
 

@@ -25,6 +25,7 @@ from rlog.wire.kafka.messages import (
     MetadataRequest,
     MetadataResponse,
     PartitionMetadata,
+    PartitionReceipt,
     ProducedPartition,
     TopicMetadata,
 )
@@ -423,6 +424,28 @@ def test_describe_node() -> None:
         body = bad.encode()
         with pytest.raises(ProtocolError):
             kafka.decode_describe_node_response(bytes(4) + len(body).to_bytes(4, "big") + body)
+
+
+def test_rlog_produce() -> None:
+    """The request is Produce 7 under another key; the answer is laid out as the bytes here say."""
+    ours = b"".join(kafka.encode_rlog_produce_request(CORRELATION_ID, CLIENT_ID, 1, 9, RECORDS))
+    twin = b"".join(kafka.encode_produce_request(CORRELATION_ID, CLIENT_ID, 1, 9, RECORDS, version=7))
+    assert ours[:4] + bytes(4) + ours[8:] == twin[:4] + bytes(4) + twin[8:]
+    request = kafka.decode_rlog_produce_request(opened(ours, 32002, 0))
+    assert request == (None, 1, 9, RECORDS)
+    receipts = [
+        PartitionReceipt(3, 0, 2**40, 7, 2**41, 17, "leader", (2, 1)),
+        PartitionReceipt(4, 10, message="too large"),
+    ]
+    answer = b"".join(kafka.encode_rlog_produce_response(CORRELATION_ID, [("t", receipts)]))[4:]
+    first = "00000003 0000 0000010000000000 00000007 0000020000000000 0000000000000011 01"
+    first += "00000002 00000002 00000001 ffff"
+    second = "00000004 000a ffffffffffffffff ffffffff ffffffffffffffff ffffffffffffffff ff 00000000"
+    expected = bytes.fromhex("00000001 0001 74 00000002" + first + second + "0009") + b"too large"
+    assert answer == CORRELATION_ID.to_bytes(4, "big") + expected
+    assert kafka.decode_rlog_produce_response(answer) == [("t", receipts)]
+    with pytest.raises(ProtocolError, match="waited is 2"):
+        kafka.decode_rlog_produce_response(answer.replace(b"\x11\x01", b"\x11\x02"))
 
 
 # Values that Java's own test of the hash expects.

@@ -14,6 +14,7 @@ from rlog.wire.kafka.messages import (
     ListOffsetsPartition,
     ListOffsetsRequest,
     PartitionMetadata,
+    PartitionReceipt,
     ProducedPartition,
     TopicMetadata,
 )
@@ -111,6 +112,28 @@ def test_produce_of_a_transaction_is_refused() -> None:
             answer = await client.ask([kafka_python("Request", 0, 7, plain)])
             [(_, [refused])] = kafka.decode_produce_response(answer)
             assert refused.error == codes.UNSUPPORTED_VERSION
+
+    run(main())
+
+
+def test_rlog_produce_is_answered_with_receipts() -> None:
+    async def main() -> None:
+        node = FakeNode()
+        node.partitions["t", 1].is_leader = False
+        async with Door(node) as door:
+            client = await door.client()
+            topics = [("t", [(0, batch(b"x", b"y")), (1, batch(b"x"))])]
+            for acks in (-1, 1):
+                asked = kafka.encode_rlog_produce_request(7, "c", acks, 1000, topics)
+                [(_, receipts)] = kafka.decode_rlog_produce_response(await client.ask(asked))
+                base_offset = node.partitions["t", 0].end_offset - 2
+                assert receipts == [
+                    PartitionReceipt(0, codes.NONE, base_offset, 5, -1, 0),
+                    PartitionReceipt(1, codes.NOT_LEADER_OR_FOLLOWER),
+                ]
+            client.send(kafka.encode_rlog_produce_request(8, "c", 0, 1000, topics[:0]))
+            answer = await client.ask(kafka.encode_describe_node_request(99, "c"))
+            assert kafka.correlation_id(answer) == 99
 
     run(main())
 

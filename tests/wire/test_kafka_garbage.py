@@ -24,6 +24,7 @@ from rlog.wire.kafka.messages import (
     ListOffsetsRequest,
     MetadataResponse,
     PartitionMetadata,
+    PartitionReceipt,
     ProducedPartition,
     TopicMetadata,
 )
@@ -60,6 +61,11 @@ def cases() -> dict[str, tuple[Decode, bytes]]:
         found[f"produce {v}"] = request_case(lambda r, v=v: kafka.decode_produce_request(r, v), good)
         answer = b"".join(kafka.encode_produce_response(1, v, PRODUCED))[4:]
         found[f"produced {v}"] = (lambda f, v=v: kafka.decode_produce_response(f, v), answer)
+    good = kafka.encode_rlog_produce_request(1, "me", -1, 9, [("topic", [(0, b"abc"), (1, b"")])])
+    found["rlog produce"] = request_case(kafka.decode_rlog_produce_request, good)
+    receipts = [("topic", [PartitionReceipt(0, 0, 5, 1, 7, 0, "majority", (1, 2)), PartitionReceipt(1, 6)])]
+    answer = b"".join(kafka.encode_rlog_produce_response(1, receipts))[4:]
+    found["rlog produced"] = (kafka.decode_rlog_produce_response, answer)
     for v in (4, 7, 11):
         good = kafka.encode_fetch_request(1, "me", FETCH, version=v)
         found[f"fetch {v}"] = request_case(lambda r, v=v: kafka.decode_fetch_request(r, v), good)

@@ -6,6 +6,7 @@ from rlog.wire.kafka.messages import (
     Buffer,
     FetchRequest,
     FetchResponse,
+    PartitionReceipt,
     ProducedPartition,
     ProduceRequest,
     RequestHeader,
@@ -77,6 +78,18 @@ def encode_produce_response(
     correlation_id: int, version: int, topics: Sequence[tuple[str, Sequence[ProducedPartition]]]
 ) -> list[Buffer]: ...
 def decode_produce_response(frame: Buffer, version: int = 7) -> list[tuple[str, list[ProducedPartition]]]: ...
+def decode_rlog_produce_request(reader: Reader) -> ProduceRequest: ...
+def encode_rlog_produce_request(
+    correlation_id: int,
+    client_id: str | None,
+    acks: int,
+    timeout_ms: int,
+    topics: Sequence[tuple[str, Sequence[tuple[int, Buffer]]]],
+) -> list[Buffer]: ...
+def encode_rlog_produce_response(
+    correlation_id: int, topics: Sequence[tuple[str, Sequence[PartitionReceipt]]]
+) -> list[Buffer]: ...
+def decode_rlog_produce_response(frame: Buffer) -> list[tuple[str, list[PartitionReceipt]]]: ...
 def decode_fetch_request(reader: Reader, version: int) -> FetchRequest: ...
 def encode_fetch_request(
     correlation_id: int, client_id: str | None, request: FetchRequest, *, version: int = 11

@@ -12,6 +12,7 @@ from rlog.wire.kafka.messages import (
     FetchPartition,
     FetchRequest,
     FetchResponse,
+    PartitionReceipt,
     ProducedPartition,
     ProducePartition,
     ProduceRequest,
@@ -94,6 +95,11 @@ def encode_produce_request(int32_t correlation_id, str client_id, int16_t acks, 
     cdef Writer writer = request_writer(PRODUCE_KEY, version, correlation_id, client_id)
     if version >= 3:
         writer.nullable_string(None)
+    write_produce(writer, acks, timeout_ms, topics)
+    return writer.frame()
+
+
+cdef int write_produce(Writer writer, int16_t acks, int32_t timeout_ms, topics) except -1:
     writer.int16(acks)
     writer.int32(timeout_ms)
     writer.int32(<int32_t>len(topics))
@@ -103,7 +109,7 @@ def encode_produce_request(int32_t correlation_id, str client_id, int16_t acks, 
         for index, records in partitions:
             writer.int32(index)
             writer.sections((records,))
-    return writer.frame()
+    return 0
 
 
 def encode_produce_response(int32_t correlation_id, int version, topics):
@@ -149,6 +155,84 @@ def decode_produce_response(frame, int version=7):
         reader.int32()
     reader.end()
     return topics
+
+
+# --- RlogProduce, rlog's own: Produce 7, answered with what a receipt says ---
+cdef enum:
+    RLOG_PRODUCE_KEY = 32002
+    PRODUCE_BODY_VERSION = 7
+
+# On the wire as acks would say it.
+WAITED = {"none": 0, "leader": 1, "majority": -1}
+WAITED_NAMES = {number: name for name, number in WAITED.items()}
+
+
+def decode_rlog_produce_request(Reader reader):
+    """The body of Produce 7. Record sections are views into the frame."""
+    return decode_produce_request(reader, PRODUCE_BODY_VERSION)
+
+
+def encode_rlog_produce_request(int32_t correlation_id, str client_id, int16_t acks, int32_t timeout_ms, topics):
+    """topics: [(name, [(partition, records)])]; records are one buffer each and leave uncopied."""
+    cdef Writer writer = request_writer(RLOG_PRODUCE_KEY, 0, correlation_id, client_id)
+    writer.nullable_string(None)
+    write_produce(writer, acks, timeout_ms, topics)
+    return writer.frame()
+
+
+def encode_rlog_produce_response(int32_t correlation_id, topics):
+    """topics: [(name, [PartitionReceipt])]."""
+    cdef Writer writer = response_writer(correlation_id)
+    writer.int32(<int32_t>len(topics))
+    for name, partitions in topics:
+        writer.string(name)
+        writer.int32(<int32_t>len(partitions))
+        for (
+            index, error, base_offset, generation, log_append_time_ms, log_start_offset, waited, flushed_by, message
+        ) in partitions:
+            writer.int32(index)
+            writer.int16(error)
+            writer.int64(base_offset)
+            writer.int32(generation)
+            writer.int64(log_append_time_ms)
+            writer.int64(log_start_offset)
+            writer.int8(WAITED[waited])
+            writer.int32_array(flushed_by)
+            writer.nullable_string(message or None)
+    return writer.frame()
+
+
+def decode_rlog_produce_response(frame):
+    """[(name, [PartitionReceipt])] of an answer frame."""
+    cdef Reader reader = Reader(frame, 4)
+    cdef list topics = []
+    cdef list partitions
+    for _ in range(reader.required_array_length(6)):
+        name = reader.string()
+        partitions = []
+        for _ in range(reader.required_array_length(41)):
+            partitions.append(read_receipt(reader))
+        topics.append((name, partitions))
+    reader.end()
+    return topics
+
+
+cdef object read_receipt(Reader reader):
+    index = reader.int32()
+    error = reader.int16()
+    base_offset = reader.int64()
+    generation = reader.int32()
+    log_append_time_ms = reader.int64()
+    log_start_offset = reader.int64()
+    number = reader.int8()
+    waited = WAITED_NAMES.get(number)
+    if waited is None:
+        raise ProtocolError(f"waited is {number} before byte {reader.position}; known are -1, 0 and 1")
+    flushed_by = tuple(reader.int32_array())
+    return PartitionReceipt(
+        index, error, base_offset, generation, log_append_time_ms, log_start_offset, waited, flushed_by,
+        reader.nullable_string() or "",
+    )
 
 
 # --- Fetch ---

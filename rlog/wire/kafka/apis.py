@@ -16,6 +16,7 @@ METADATA: Final = 3
 API_VERSIONS: Final = 18
 INIT_PRODUCER_ID: Final = 22
 DESCRIBE_NODE: Final = 32001
+RLOG_PRODUCE: Final = 32002
 
 ADVERTISED: Final[tuple[ApiVersion, ...]] = (
     ApiVersion(PRODUCE, 0, 7),
@@ -25,6 +26,7 @@ ADVERTISED: Final[tuple[ApiVersion, ...]] = (
     ApiVersion(API_VERSIONS, 0, 3),
     ApiVersion(INIT_PRODUCER_ID, 0, 1),
     ApiVersion(DESCRIBE_NODE, 0, 0),
+    ApiVersion(RLOG_PRODUCE, 0, 0),
 )
 
 IMPLEMENTED_FROM: Final[dict[int, int]] = {PRODUCE: 3, LIST_OFFSETS: 1}
@@ -41,6 +43,7 @@ NAMES: Final[dict[int, str]] = {
     API_VERSIONS: "ApiVersions",
     INIT_PRODUCER_ID: "InitProducerId",
     DESCRIBE_NODE: "DescribeNode",
+    RLOG_PRODUCE: "RlogProduce",
 }
 
 # Versions that rlog's own client sends.
@@ -52,4 +55,5 @@ CLIENT_VERSIONS: Final[dict[int, int]] = {
     API_VERSIONS: 2,
     INIT_PRODUCER_ID: 1,
     DESCRIBE_NODE: 0,
+    RLOG_PRODUCE: 0,
 }

@@ -9,6 +9,8 @@ Lists of (topic name, partitions) keep the grouping of the wire.
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from rlog.records import Waited
+
 Buffer = bytes | bytearray | memoryview
 
 
@@ -41,6 +43,24 @@ class ProducedPartition(NamedTuple):
     base_offset: int = -1
     log_append_time_ms: int = -1
     log_start_offset: int = -1
+
+
+class PartitionReceipt(NamedTuple):
+    """What RlogProduce answers for one partition; the offsets and the generation are -1 on an error.
+
+    generation: of the leader that took the records. waited, flushed_by: as `rlog.Receipt` has them.
+    message: what an error code does not say; "" when there is no more to say.
+    """
+
+    partition: int
+    error: int
+    base_offset: int = -1
+    generation: int = -1
+    log_append_time_ms: int = -1
+    log_start_offset: int = -1
+    waited: Waited = "majority"
+    flushed_by: tuple[int, ...] = ()
+    message: str = ""
 
 
 class FetchPartition(NamedTuple):
