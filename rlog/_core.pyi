@@ -1,11 +1,13 @@
 """Types of the native core. Filled in by section as the native code lands."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, final
+from typing import Any, Literal, TypeAlias, final
 
 from typing_extensions import Buffer
 
-# --- codec: native/batch.pxi, native/records.pxi, native/span.pxi -------------------------------------------
+# --- codec: native/batch.pxi, codecs.pxi, records.pxi, builder.pxi, span.pxi --------------------------------
+
+Compression: TypeAlias = Literal["none", "gzip", "snappy", "lz4", "zstd"]
 
 @final
 class BatchInfo:
@@ -108,6 +110,7 @@ class BatchBuilder:
     """Encodes records into one batch, as a producer sends it. build() ends it.
 
     batch_bytes_max: limit of the whole batch in bytes before compression, in [68, 2^31 - 1].
+    compression: records are compressed with it by build(), where that makes them smaller.
     The producer fields are all -1 (not idempotent) or all >= 0. Raises ValueError for anything else.
     """
 
@@ -115,7 +118,7 @@ class BatchBuilder:
         self,
         *,
         batch_bytes_max: int,
-        compression: Literal["none", "lz4"] = "none",
+        compression: Compression = "none",
         producer_id: int = -1,
         producer_epoch: int = -1,
         base_sequence: int = -1,
@@ -148,7 +151,8 @@ class BatchBuilder:
     def build(self) -> bytes:
         """The encoded batch, unstamped (base offset 0, generation -1).
 
-        Records that lz4 does not make smaller are sent plain. Raises ValueError when empty or built already.
+        Records that compression does not make smaller are sent plain. Raises ValueError when empty or built
+        already.
         """
 
 def decode_records(
@@ -164,7 +168,7 @@ def decode_records(
 
     The last batch may be cut short and is ignored then; batches need not be dense (Kafka's compacted topics).
     `verify` checks the CRCs. `decompressed_bytes_max` limits what one batch may decompress to.
-    Raises CorruptBatch, and UnsupportedCodec for snappy and zstd.
+    Raises CorruptBatch, and UnsupportedCodec for snappy and zstd where cramjam is not installed.
     """
 
 def decode_values(

@@ -16,11 +16,11 @@ Rules that hold in every included file
    Python is read-only and is freed when its last export dies.
 3. Offsets used as boundaries are exclusive ends. Sizes and positions are bytes.
 4. Multi-byte numbers of the format are big-endian and unaligned: always `load_*` / `store_*`.
-5. The CRC and lz4 come from the `crc32c` and `lz4` packages, called once per batch; both beat what could be
-   written here, and a batch is large enough to hide the call.
+5. The CRC and the codecs (`native/codecs.pxi`) come from packages that are called once per batch; they beat what
+   could be written here, and a batch is large enough to hide the call.
 
-What is not handled: message formats 0 and 1 (refused by magic), snappy and zstd (carried, not decoded), and
-checking that the records inside a client's batch parse (the leader never decompresses; readers check).
+What is not handled: message formats 0 and 1 (refused by magic), and checking that the records inside a client's
+compressed batch parse (the leader never decompresses; readers check).
 """
 
 from cpython.buffer cimport (
@@ -58,6 +58,7 @@ cimport cython
 from rlog.errors import BatchTooLarge, CorruptBatch, InvariantBroken, UnsupportedCodec
 
 include "native/batch.pxi"
+include "native/codecs.pxi"
 include "native/records.pxi"
 include "native/builder.pxi"
 include "native/span.pxi"

@@ -29,7 +29,7 @@ A record is made of zig-zag varints (7 bits a byte, low ones first; 0, -1, 1, -2
 
 length counts what follows it. -1 is null. `WORKED_BATCH` below is one batch, byte for byte.
 
-Nothing here is fast, and nothing is shared with the native code but the lz4 and zlib packages.
+Nothing here is fast, and nothing is shared with the native code but the packages of the codecs.
 """
 
 import struct
@@ -38,9 +38,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+import cramjam
 import lz4.frame
 
-from rlog.errors import BatchTooLarge, CorruptBatch, UnsupportedCodec
+from rlog.errors import BatchTooLarge, CorruptBatch
 from rlog.records import Record
 
 HEADER: Final = struct.Struct(">qiibIhiqqqhii")
@@ -54,6 +55,7 @@ assert HEADER.size == HEADER_SIZE
 NONE, GZIP, SNAPPY, LZ4, ZSTD = range(5)
 CODEC_NAMES: Final = ("none", "gzip", "snappy", "lz4", "zstd")
 CODEC_MASK: Final = 0x07
+XERIAL_HEADER: Final = b"\x82SNAPPY\0" + bytes([0, 0, 0, 1, 0, 0, 0, 1])  # what Java's snappy starts with
 APPEND_TIME_BIT: Final = 0x08
 TRANSACTIONAL_BIT: Final = 0x10
 CONTROL_BIT: Final = 0x20
@@ -215,10 +217,10 @@ def encode_batch(
         for index, record in enumerate(records)
     )
     codec, payload = NONE, plain
-    if compression == "lz4":
-        frame = lz4.frame.compress(plain, block_linked=False, store_size=False)
+    if compression != "none":
+        frame = _COMPRESSORS[CODEC_NAMES.index(compression)](plain)
         if len(frame) < len(plain):
-            codec, payload = LZ4, frame
+            codec, payload = CODEC_NAMES.index(compression), frame
     header = Header(
         0, 0, -1, 0, codec, len(records) - 1, timestamps[0], max(timestamps),
         producer_id, producer_epoch, base_sequence, len(records),
@@ -397,15 +399,12 @@ def _decode_headers(body: _Reader) -> Iterator[tuple[str, bytes | None]]:
 
 
 def decompress(payload: bytes, codec: int, bytes_max: int) -> bytes:
-    """The records of a batch: one whole frame and nothing else. Raises ValueError, UnsupportedCodec."""
+    """The records of a batch. Raises ValueError."""
     if codec == NONE:
         return payload
-    if codec not in _DECOMPRESSORS:
-        name = CODEC_NAMES[codec]
-        raise UnsupportedCodec(f"cannot read {name}", codec=name)
     try:
         plain = _DECOMPRESSORS[codec](payload, bytes_max)
-    except (RuntimeError, zlib.error) as error:
+    except (RuntimeError, zlib.error, cramjam.DecompressionError) as error:
         raise ValueError(str(error)) from error
     if len(plain) > bytes_max:
         raise ValueError(f"more than {bytes_max} bytes")
@@ -428,7 +427,89 @@ def _gunzip(payload: bytes, bytes_max: int) -> bytes:
     return plain
 
 
-_DECOMPRESSORS: Final[dict[int, Callable[[bytes, int], bytes]]] = {GZIP: _gunzip, LZ4: _unlz4}
+def _unsnap(payload: bytes, bytes_max: int) -> bytes:
+    """Blocks in the framing of Java's clients, or one raw block."""
+    if len(payload) <= len(XERIAL_HEADER) or not payload.startswith(XERIAL_HEADER[:8]):
+        return _unsnap_block(payload, bytes_max)
+    plain = b""
+    position = len(XERIAL_HEADER)
+    while position < len(payload):
+        size = int.from_bytes(payload[position : position + 4], "big")
+        block = payload[position + 4 : position + 4 + size]
+        if len(block) != size:
+            raise ValueError("a snappy block ends early")
+        plain += _unsnap_block(block, bytes_max - len(plain))
+        position += 4 + size
+    return plain
+
+
+def _unsnap_block(block: bytes, bytes_max: int) -> bytes:
+    """Raw snappy: the size as a plain varint, then literals and copies of what came before."""
+    size, position = _snappy_size(block)
+    if size > bytes_max:
+        raise ValueError(f"more than {bytes_max} bytes")
+    plain = bytearray()
+    while position < len(block):
+        tag, kind = block[position] >> 2, block[position] & 3
+        extra = max(0, tag - 59) if kind == 0 else (1, 2, 4)[kind - 1]
+        number = int.from_bytes(block[position + 1 : position + 1 + extra], "little")
+        if position + 1 + extra > len(block):
+            raise ValueError("a snappy block ends early")
+        position += 1 + extra
+        if kind == 0:
+            length = (number if extra else tag) + 1
+            literal = block[position : position + length]
+            if len(literal) != length:
+                raise ValueError("a snappy block ends early")
+            plain += literal
+            position += length
+            continue
+        length, distance = (tag & 7) + 4 if kind == 1 else tag + 1, number
+        if kind == 1:
+            distance += (tag >> 3) << 8
+        if not 0 < distance <= len(plain):
+            raise ValueError("a copy of what is not there")
+        for _ in range(length):
+            plain.append(plain[-distance])
+        if len(plain) > size:
+            break
+    if len(plain) != size or not size:
+        raise ValueError("a snappy block of another size than it says")
+    return bytes(plain)
+
+
+def _snappy_size(block: bytes) -> tuple[int, int]:
+    size = 0
+    for index, byte in enumerate(block[:5]):
+        size |= (byte & 0x7F) << 7 * index
+        if byte < 0x80:
+            return size, index + 1
+    raise ValueError("a snappy block without a size")
+
+
+def _unzstd(payload: bytes, bytes_max: int) -> bytes:
+    plain = bytearray(min(bytes_max + 1, 32768 * len(payload)))  # a block of 128 KiB takes four bytes
+    return bytes(plain[: cramjam.zstd.decompress_into(payload, plain)])
+
+
+def _snap(plain: bytes) -> bytes:
+    blocks = [plain[start : start + 32768] for start in range(0, len(plain), 32768)]
+    squeezed = [bytes(cramjam.snappy.compress_raw(block)) for block in blocks]
+    return XERIAL_HEADER + b"".join(len(block).to_bytes(4, "big") + block for block in squeezed)
+
+
+_DECOMPRESSORS: Final[dict[int, Callable[[bytes, int], bytes]]] = {
+    GZIP: _gunzip,
+    SNAPPY: _unsnap,
+    LZ4: _unlz4,
+    ZSTD: _unzstd,
+}
+_COMPRESSORS: Final[dict[int, Callable[[bytes], bytes]]] = {
+    GZIP: lambda plain: zlib.compress(plain, wbits=16 + zlib.MAX_WBITS),
+    SNAPPY: _snap,
+    LZ4: lambda plain: lz4.frame.compress(plain, block_linked=False, store_size=False),
+    ZSTD: lambda plain: bytes(cramjam.zstd.compress(plain, level=3)),
+}
 
 
 def decode_records(

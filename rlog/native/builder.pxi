@@ -1,9 +1,5 @@
 # BatchBuilder: records into one batch, at the producer. records.pxi has the drawing of a record.
 
-cdef extern from "Python.h":
-    PyObject* _raw_bytes "PyBytes_FromStringAndSize"(const char*, Py_ssize_t) except NULL
-    int _resize_bytes "_PyBytes_Resize"(PyObject**, Py_ssize_t) except -1
-
 cdef enum:
     CAPACITY_MIN = 512
 
@@ -85,9 +81,9 @@ cdef class BatchBuilder:
     ):
         if not HEADER_SIZE + RECORD_SIZE_MIN <= batch_bytes_max <= INT32_MAX:
             raise ValueError(f"batch_bytes_max={batch_bytes_max} is not within [68, 2^31 - 1]")
-        if compression != "none" and compression != "lz4":
-            raise ValueError(f"compression={compression!r} is neither 'none' nor 'lz4'")
-        self.codec = CODEC_LZ4 if compression == "lz4" else CODEC_NONE
+        if compression not in CODEC_NAMES:
+            raise ValueError(f"compression={compression!r} is none of {', '.join(CODEC_NAMES)}")
+        self.codec = CODEC_NAMES.index(compression)
         self.size_max = batch_bytes_max
         self.capacity = min(CAPACITY_MIN, batch_bytes_max)
         self.buffer = _raw_bytes(NULL, self.capacity)
@@ -230,15 +226,15 @@ cdef class BatchBuilder:
     def build(self):
         """The encoded batch, unstamped. Raises ValueError when it is empty or built already.
 
-        Records that lz4 does not make smaller are sent plain.
+        Records that compression does not make smaller are sent plain.
         """
         cdef int codec = CODEC_NONE
         cdef bytes batch
         self.grow(0)
         if self.count == 0:
             raise ValueError("a batch holds at least one record")
-        if self.codec == CODEC_LZ4 and self.compress():
-            codec = CODEC_LZ4
+        if self.codec != CODEC_NONE and self.compress():
+            codec = self.codec
         self.resize(self.used)
         write_header(
             self.tail() - self.used, self.used, codec, self.count, self.base_timestamp, self.max_timestamp,
@@ -250,12 +246,10 @@ cdef class BatchBuilder:
         return batch
 
     cdef bint compress(self) except -1:
-        """Replace the records by their lz4 frame, if that is smaller. Kafka insists on independent blocks."""
+        """Replace the records by their compressed form, if that is smaller."""
         cdef uint8_t* records = self.tail() - self.used + HEADER_SIZE
         cdef int64_t size = self.used - HEADER_SIZE
-        cdef bytes frame = _lz4.compress(
-            PyMemoryView_FromMemory(<char*> records, size, PyBUF_READ), block_linked=False, store_size=False
-        )
+        cdef bytes frame = compress(PyMemoryView_FromMemory(<char*> records, size, PyBUF_READ), self.codec)
         if len(frame) >= size:
             return False
         memcpy(records, PyBytes_AS_STRING(frame), len(frame))

@@ -5,13 +5,8 @@
 #   then per header: name size, name, value size, value
 # A size of -1 is null. `length` counts what follows it.
 
-import zlib as _zlib
-
-import lz4.frame as _lz4
-
 cdef enum:
     VARINT_SIZE_MAX = 5
-    DECOMPRESSED_BYTES_MAX = 67108864      # what a batch may decompress to, unless told otherwise
 
 
 cdef struct RecordView:
@@ -117,53 +112,6 @@ cdef inline bint read_record(const uint8_t* data, const uint8_t* end, RecordView
             return False
     record.next = end
     return data == end
-
-
-cdef object lz4_steps():
-    context = _lz4.create_decompression_context()
-
-    def step(bytes data, int64_t room):
-        chunk, used, ended = _lz4.decompress_chunk(context, data, max_length=room)
-        return chunk, data[used:], ended
-
-    return step
-
-
-cdef object gzip_steps():
-    inner = _zlib.decompressobj(wbits=16 + _zlib.MAX_WBITS)
-
-    def step(bytes data, int64_t room):
-        chunk = inner.decompress(data, room)
-        return chunk, inner.unused_data if inner.eof else inner.unconsumed_tail, inner.eof
-
-    return step
-
-
-cdef bytes decompress(bytes frame, int codec, int64_t bytes_max):
-    """The records of a compressed batch: one whole frame, at most `bytes_max` bytes of output, and no more.
-
-    The output grows in steps, so that neither a lie about its size nor a bomb costs more than `bytes_max`.
-    """
-    cdef list chunks = []
-    cdef int64_t room = bytes_max
-    cdef int64_t size
-    cdef bint ended = False
-    if codec != CODEC_LZ4 and codec != CODEC_GZIP:
-        name = CODEC_NAMES[codec]
-        raise UnsupportedCodec(f"a batch is compressed with {name}, which cannot be read here", codec=name)
-    step = lz4_steps() if codec == CODEC_LZ4 else gzip_steps()
-    while not ended:
-        size = len(frame)
-        chunk, frame, ended = step(frame, min(room + 1, max(65536, 4 * size)))
-        chunks.append(chunk)
-        room -= len(chunk)
-        if room < 0:
-            raise ValueError(f"decompress to more than {bytes_max} bytes")
-        if not chunk and len(frame) == size and not ended:
-            raise ValueError("end too early")
-    if frame:
-        raise ValueError("are followed by other bytes")
-    return b"".join(chunks)
 
 
 @cython.final
@@ -292,7 +240,7 @@ cdef class Decoder:
             return self.take_records(records, records + size, header)
         try:
             plain = decompress((<const char*> records)[:size], codec, self.decompressed_bytes_max)
-        except (ValueError, RuntimeError, _zlib.error) as error:     # lz4 raises RuntimeError for a bad frame
+        except ValueError as error:
             message = f"the records of the batch at byte {position} {error}"
             raise CorruptBatch(message, position=position) from error
         records = <const uint8_t*> PyBytes_AS_STRING(plain)

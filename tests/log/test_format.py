@@ -171,11 +171,12 @@ def test_a_varint_reads_back(value: int) -> None:
 
 # --- other people's codecs --------------------------------------------------------------------------------
 
-CODECS = {"none": 0, "gzip": 1, "lz4": 3}
+CODECS = {"none": 0, "gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}
 LIBRARIES = {"kafka-python": kafka_records, "aiokafka": aiokafka_records}
 THEY_WRITE = [("kafka-python", "none"), ("kafka-python", "gzip"), ("kafka-python", "lz4")]
-THEY_WRITE += [("aiokafka", "none"), ("aiokafka", "gzip")]  # its lz4 is an extra of its own
-THEY_READ = [("kafka-python", "none"), ("kafka-python", "lz4"), ("aiokafka", "none")]
+THEY_WRITE += [("aiokafka", codec) for codec in CODECS]
+THEY_READ = [("kafka-python", "none"), ("kafka-python", "gzip"), ("kafka-python", "lz4")]
+THEY_READ += [("aiokafka", codec) for codec in CODECS]
 FIELDS = st.one_of(st.none(), st.binary(max_size=100))
 RECORDS = st.lists(
     st.tuples(
@@ -276,7 +277,7 @@ def broker() -> Iterator[MockBroker]:
     mock.owner.flush(5)
 
 
-@pytest.mark.parametrize("codec", ["none", "gzip", "lz4"])
+@pytest.mark.parametrize("codec", CODECS)
 @pytest.mark.parametrize("idempotent", [False, True])
 def test_batches_of_librdkafka_are_read(broker: MockBroker, codec: str, idempotent: bool) -> None:
     topic = f"theirs-{codec}-{idempotent}"
@@ -303,7 +304,7 @@ def test_batches_of_librdkafka_are_read(broker: MockBroker, codec: str, idempote
     assert seen == [(*row, index) for index, row in enumerate(rows)]
 
 
-@pytest.mark.parametrize("compression", ["none", "lz4"])
+@pytest.mark.parametrize("compression", CODECS)
 def test_our_batches_are_read_by_librdkafka(broker: MockBroker, compression: str) -> None:
     topic = f"ours-{compression}"
     broker.owner.list_topics(topic, timeout=10)  # the mock creates it
