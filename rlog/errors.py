@@ -61,6 +61,10 @@ class UnsupportedCodec(RlogError):
         self.codec = codec
 
 
+class ForkedProcess(RlogError):
+    """An object was used in a child made by fork: open a new one there; the old one is the parent's."""
+
+
 class OffsetConflict(RlogError):
     """The log does not end where the caller expected: somebody else appended. Read on from `actual`.
 

@@ -9,6 +9,7 @@ consumer.py    reading, prefetch            fetcher.py         the long poll to 
 from rlog.client.cluster import Cluster, connect
 from rlog.client.consumer import Consumer
 from rlog.client.cursor import PartitionState
+from rlog.client.descriptions import FollowerDescription, NodeDescription, ReplicaDescription
 from rlog.client.errors import (
     ClientClosed,
     ClientError,
@@ -25,39 +26,55 @@ from rlog.client.errors import (
     UnknownTopic,
     UnsupportedNode,
     WrongCluster,
+    WrongLoop,
 )
 from rlog.client.metadata import ClusterMetadata, Node, PartitionInfo
+from rlog.client.options import Acks, Compression
+from rlog.client.positions import At, OffsetRange, OutOfRangePolicy, Start, Time
 from rlog.client.producer import Producer
 from rlog.client.receipts import Ack, ListAck, ListReceipt
+from rlog.errors import ForkedProcess
 from rlog.records import Receipt, Record
 
 __all__ = [
     "Ack",
+    "Acks",
+    "At",
     "ClientClosed",
     "ClientError",
     "Cluster",
     "ClusterMetadata",
+    "Compression",
     "ConnectionLost",
     "Consumer",
     "DeadlineExceeded",
     "DeliveryFailed",
+    "FollowerDescription",
+    "ForkedProcess",
     "LeaderUnavailable",
     "ListAck",
     "ListReceipt",
     "MessageTooLarge",
     "Node",
+    "NodeDescription",
     "NotConnected",
     "OffsetOutOfRange",
+    "OffsetRange",
     "OutOfOrderSequence",
+    "OutOfRangePolicy",
     "PartitionInfo",
     "PartitionState",
     "Producer",
     "Receipt",
     "Record",
+    "ReplicaDescription",
     "RequestRefused",
+    "Start",
+    "Time",
     "UnknownPartition",
     "UnknownTopic",
     "UnsupportedNode",
     "WrongCluster",
+    "WrongLoop",
     "connect",
 ]

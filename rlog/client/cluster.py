@@ -1,28 +1,35 @@
 """The client's front door: `connect`, and the cluster object that makes producers and consumers."""
 
-from collections.abc import Callable, Sequence
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
-from types import TracebackType
-from typing import Any, Final, Literal, Self
+from types import MappingProxyType, TracebackType
+from typing import Self, cast
 
 from rlog.client.clock import wall_clock_ms as system_clock_ms
 from rlog.client.connection import Connection
 from rlog.client.consumer import Consumer, ConsumerSettings
-from rlog.client.cursor import Start
+from rlog.client.descriptions import NodeDescription
 from rlog.client.errors import ClientClosed, ConnectionLost
-from rlog.client.metadata import ClusterMetadata, view_of
-from rlog.client.offsets import list_offset
-from rlog.client.partition_queue import ProducerSettings
+from rlog.client.metadata import ClusterMetadata, Node, PartitionInfo, view_of
+from rlog.client.offsets import list_offsets
+from rlog.client.options import (
+    MAX_IN_FLIGHT,
+    Acks,
+    Compression,
+    assignment,
+    check_consumer,
+    producer_settings,
+)
+from rlog.client.positions import OffsetRange, OutOfRangePolicy, Start, Time, timestamp_of
 from rlog.client.producer import Producer
 from rlog.client.router import CONTROL, Router
-from rlog.client.settings import Address, ClientSettings, parse_bootstrap, require_positive
-from rlog.errors import ConfigurationError
+from rlog.client.settings import Address, ClientSettings, parse_bootstrap
+from rlog.errors import RlogError
 from rlog.wire.kafka import apis
 from rlog.wire.kafka.describe_node import decode_describe_node_response, encode_describe_node_request
+from rlog.wire.kafka.list_offsets import EARLIEST, LATEST
 from rlog.wire.kafka.metadata import decode_metadata_response, encode_metadata_request
-
-MAX_IN_FLIGHT: Final = 5  # leaders remember this many batches of a producer (KIP-98)
-ACKS: Final = {"all": -1, "leader": 1}
 
 
 def connect(
@@ -92,8 +99,12 @@ class Cluster:
         """End everything that belongs to the cluster: tasks, connections, producers, consumers.
 
         It always returns, at once: records that are not acknowledged fail. To have them delivered, close or
-        flush the producer before.
+        flush the producer before. In a forked child it does nothing: the connections are the parent's.
         """
+        if self._router is not None:
+            if self._router.home.is_forked:
+                return
+            self._router.home.check()
         self._is_closed = True
         for producer in self._producers:
             producer.abandon()
@@ -118,10 +129,10 @@ class Cluster:
         self,
         topic: str,
         *,
-        acks: Literal["all", "leader"] = "all",
+        acks: Acks = "all",
         idempotent: bool = True,
         linger_ms: int = 0,
-        compression: Literal["none", "lz4"] = "none",
+        compression: Compression = "none",
         batch_bytes_max: int = 1024 * 1024,
         buffer_bytes_max: int = 32 * 1024 * 1024,
         delivery_timeout_ms: int = 30_000,
@@ -129,34 +140,17 @@ class Cluster:
     ) -> Producer:
         """A producer for one topic, to be entered with `async with`, which flushes at its end.
 
-        idempotent: retries never duplicate; without it, a batch of unknown outcome is given up, not retried.
-        linger_ms: how long a batch waits for company; 0 sends at the end of the tick. batch_bytes_max: of one
-        batch, before compression. buffer_bytes_max: of all records admitted and not resolved; `send` waits.
-        delivery_timeout_ms: from the start of its batch a record is acknowledged or given up within this
-        time.
-        max_in_flight: batches per partition sent without waiting for each other. Raises ConfigurationError.
+        acks: what a receipt waits for: "all" a flushed majority; "leader" what the topic's acks_floor asks,
+        at least the leader; "none" nothing, the offset is then unknown. idempotent: retries never duplicate;
+        without it, a batch of unknown outcome is given up, not retried. linger_ms: how long a batch waits for
+        company; 0 sends at the end of the tick. batch_bytes_max: of one batch, before compression.
+        buffer_bytes_max: of all records admitted and not resolved; `send` waits. delivery_timeout_ms: from
+        the start of its batch a record is acknowledged or given up within this time. max_in_flight: batches
+        per partition sent without waiting for each other. Raises ConfigurationError.
         """
-        if idempotent and (acks != "all" or not 1 <= max_in_flight <= MAX_IN_FLIGHT):
-            raise ConfigurationError(
-                f"an idempotent producer needs acks='all' and max_in_flight of 1 to {MAX_IN_FLIGHT}; "
-                f"not acks={acks!r} and max_in_flight={max_in_flight}"
-            )
-        for name, value in (
-            ("batch_bytes_max", batch_bytes_max),
-            ("delivery_timeout_ms", delivery_timeout_ms),
-            ("max_in_flight", max_in_flight),
-        ):
-            require_positive(name, value)
-        if buffer_bytes_max < batch_bytes_max:
-            raise ConfigurationError("buffer_bytes_max is less than batch_bytes_max; make it larger")
-        if acks not in ACKS or linger_ms < 0 or compression not in ("none", "lz4"):
-            raise ConfigurationError(
-                f"acks={acks!r} must be 'all' or 'leader', linger_ms={linger_ms} at least 0, "
-                f"compression={compression!r} 'none' or 'lz4'"
-            )
-        settings = ProducerSettings(
-            acks=ACKS[acks],
-            is_idempotent=idempotent,
+        settings = producer_settings(
+            acks=acks,
+            idempotent=idempotent,
             linger_ms=linger_ms,
             compression=compression,
             batch_bytes_max=batch_bytes_max,
@@ -173,31 +167,32 @@ class Cluster:
         self,
         topic: str,
         *,
-        partition: int | None = None,
-        start: Start = "earliest",
+        partition: int | Sequence[int] | None = None,
+        start: Start | Mapping[int, Start] = "earliest",
+        on_out_of_range: OutOfRangePolicy = "raise",
         fetch_bytes_max: int = 8 * 1024 * 1024,
         prefetch_bytes_max: int = 16 * 1024 * 1024,
         max_wait_ms: int = 500,
         stall_timeout_ms: int = 60_000,
     ) -> Consumer:
-        """A consumer of one partition, or of all: an async iterator of records, also to be entered.
+        """A consumer of one partition, of several, or of all: an async iterator of records, or entered.
 
-        start: "earliest", "latest", or an offset. fetch_bytes_max: of one answer. prefetch_bytes_max: fetched
-        ahead of the reader, all partitions together (one batch per partition may exceed it). max_wait_ms: of
-        a long poll. stall_timeout_ms: a leader silent for so long raises. Raises ConfigurationError.
+        start: "earliest", "latest", an offset, or a moment (an aware datetime or `At`): the first record at
+        or after it. A mapping gives each partition that is to be read its own start. on_out_of_range: what
+        happens when the next offset is not in the log, removed by retention for instance: OffsetOutOfRange,
+        or reading on at that end of the log, with a warning in the log `rlog.client`.
+
+        fetch_bytes_max: of one answer. prefetch_bytes_max: fetched ahead of the reader, all partitions
+        together (one batch per partition may exceed it). max_wait_ms: of a long poll. stall_timeout_ms: a
+        leader silent for so long raises. Raises ConfigurationError.
         """
-        for name, value in (
-            ("fetch_bytes_max", fetch_bytes_max),
-            ("prefetch_bytes_max", prefetch_bytes_max),
-            ("max_wait_ms", max_wait_ms),
-            ("stall_timeout_ms", stall_timeout_ms),
-        ):
-            require_positive(name, value)
-        if start not in ("earliest", "latest") and (not isinstance(start, int) or start < 0):
-            raise ConfigurationError(f"start={start!r} is neither 'earliest', 'latest' nor an offset")
-        settings = ConsumerSettings(fetch_bytes_max, prefetch_bytes_max, max_wait_ms, stall_timeout_ms)
+        settings = ConsumerSettings(
+            fetch_bytes_max, prefetch_bytes_max, max_wait_ms, stall_timeout_ms, on_out_of_range
+        )
+        check_consumer(settings)
+        partitions = assignment(partition, start)
         self._lanes += 1
-        consumer = Consumer(self._open_router(), topic, partition, start, settings, f"fetch-{self._lanes}")
+        consumer = Consumer(self._open_router(), topic, partitions, start, settings, f"fetch-{self._lanes}")
         self._consumers = [each for each in self._consumers if not each.is_closed]
         self._consumers.append(consumer)
         return consumer
@@ -219,17 +214,61 @@ class Cluster:
         )
         return view_of(decode_metadata_response(frame, version))
 
+    async def topics(
+        self, *, timeout_ms: int | None = None
+    ) -> MappingProxyType[str, tuple[PartitionInfo, ...]]:
+        """The topics by name, with their partitions and leaders. Raises DeadlineExceeded."""
+        return (await self.metadata(timeout_ms=timeout_ms)).topics
+
+    async def offsets(self, topic: str, *, timeout_ms: int | None = None) -> dict[int, OffsetRange]:
+        """Where each partition starts and its committed end. Raises UnknownTopic, DeadlineExceeded."""
+        router = self._open_router()
+        deadline = router.deadline(timeout_ms)
+        partitions = range(await router.load_topic(topic, deadline))
+        starts = await list_offsets(router, topic, dict.fromkeys(partitions, EARLIEST), deadline)
+        ends = await list_offsets(router, topic, dict.fromkeys(partitions, LATEST), deadline)
+        return {each: OffsetRange(starts[each], ends[each]) for each in partitions}
+
     async def start_offset(self, topic: str, partition: int = 0, *, timeout_ms: int | None = None) -> int:
         """Where the partition starts. Raises UnknownTopic, UnknownPartition, DeadlineExceeded."""
-        router = self._open_router()
-        return await list_offset(router, topic, partition, "earliest", router.deadline(timeout_ms))
+        return await self._list_offset(topic, partition, EARLIEST, timeout_ms)
 
     async def end_offset(self, topic: str, partition: int = 0, *, timeout_ms: int | None = None) -> int:
         """Its committed end: the offset after the last committed record. Raises as `start_offset`."""
-        router = self._open_router()
-        return await list_offset(router, topic, partition, "latest", router.deadline(timeout_ms))
+        return await self._list_offset(topic, partition, LATEST, timeout_ms)
 
-    async def describe_node(self, node: int | str, *, timeout_ms: int | None = None) -> dict[str, Any]:
+    async def offset_at(
+        self, topic: str, partition: int, time: Time, *, timeout_ms: int | None = None
+    ) -> int | None:
+        """The first record with a timestamp at or after `time`; None when there is none yet.
+
+        time: an aware datetime, or `At(timestamp_ms)`. Raises ConfigurationError, and as `start_offset`.
+        """
+        offset = await self._list_offset(topic, partition, timestamp_of(time), timeout_ms)
+        return offset if offset >= 0 else None
+
+    async def _list_offset(
+        self, topic: str, partition: int, timestamp_ms: int, timeout_ms: int | None
+    ) -> int:
+        router = self._open_router()
+        deadline = router.deadline(timeout_ms)
+        return (await list_offsets(router, topic, {partition: timestamp_ms}, deadline))[partition]
+
+    async def describe_nodes(
+        self, *, timeout_ms: int | None = None
+    ) -> dict[int, NodeDescription | RlogError]:
+        """What each node says of itself, or, for one that does not, why. Raises DeadlineExceeded."""
+        nodes = (await self.metadata(timeout_ms=timeout_ms)).nodes
+
+        async def ask(node: Node) -> NodeDescription | RlogError:
+            try:
+                return await self.describe_node(str(node.address), timeout_ms=timeout_ms)
+            except RlogError as error:
+                return error
+
+        return dict(zip(nodes, await asyncio.gather(*map(ask, nodes.values())), strict=True))
+
+    async def describe_node(self, node: int | str, *, timeout_ms: int | None = None) -> NodeDescription:
         """What an rlog node says of itself: role, generation, high-water mark, lag of each partition.
 
         node: its id, or "host:port". Raises ConnectionLost when it does not answer (nothing is retried: a
@@ -242,7 +281,7 @@ class Cluster:
         frame = await connection.request(
             lambda correlation: encode_describe_node_request(correlation, self._settings.client_id), deadline
         )
-        return decode_describe_node_response(frame)
+        return cast(NodeDescription, decode_describe_node_response(frame))
 
     def _address(self, router: Router, node: int | str) -> Address:
         if isinstance(node, str):

@@ -20,6 +20,7 @@ from rlog.wire.kafka import apis, codes
 from rlog.wire.kafka._hot import FrameReceiver, correlation_id
 from rlog.wire.kafka.api_versions import decode_api_versions_response, encode_api_versions_request
 from rlog.wire.kafka.messages import Buffer
+from rlog.wire.kafka.metadata import decode_metadata_response, encode_metadata_request
 
 # What this client can encode: lowest and highest version of each request. What it sends is the highest that
 # the node speaks too.
@@ -50,13 +51,14 @@ class _Pending(NamedTuple):
 
 
 class Connection(asyncio.BufferedProtocol):
-    """See the module. `node_id` is -1 for a bootstrap address whose node is not known."""
+    """See the module. check_cluster(cluster id) raises WrongCluster for a node of another cluster."""
 
     def __init__(
         self,
         address: Address,
         settings: ClientSettings,
         *,
+        check_cluster: Callable[[str | None], None],
         on_lost: Callable[["Connection"], None],
         on_overdue: Callable[["Connection"], None],
     ) -> None:
@@ -65,6 +67,7 @@ class Connection(asyncio.BufferedProtocol):
         self.versions: dict[int, int] = {}
         self._settings = settings
         self._loop = asyncio.get_running_loop()
+        self._check_cluster = check_cluster
         self._on_lost = on_lost
         self._on_overdue = on_overdue
         self._receiver = FrameReceiver(RESPONSE_BYTES_MAX)
@@ -86,14 +89,16 @@ class Connection(asyncio.BufferedProtocol):
     async def open(self, deadline: float) -> None:
         """Connect and learn which versions the node speaks.
 
-        Raises ConnectionLost, or UnsupportedNode when the node lacks what this client needs. Whatever
+        Raises ConnectionLost, WrongCluster, or UnsupportedNode when it lacks what this client needs. Whatever
         happens, cancellation included, a connection that is not usable afterwards is closed.
         """
         try:
             async with asyncio.timeout_at(deadline):
                 await self._loop.create_connection(lambda: self, self.address.host, self.address.port)
                 frame = await self.request(self._encode_hello, deadline)
-            self._learn_versions(frame)
+                versions = self._usable_versions(frame)
+                await self._meet_cluster(versions[apis.METADATA], deadline)
+            self.versions = versions
         except TimeoutError as error:
             self.abort(
                 ConnectionLost(f"{self.address} did not answer in time; is the node up and reachable?")
@@ -117,7 +122,15 @@ class Connection(asyncio.BufferedProtocol):
             correlation, self._settings.client_id, version=API_VERSIONS_VERSION
         )
 
-    def _learn_versions(self, frame: Buffer) -> None:
+    async def _meet_cluster(self, version: int, deadline: float) -> None:
+        """An address may be somebody else's by now; no record goes to another cluster."""
+        client_id = self._settings.client_id
+        frame = await self.request(
+            lambda correlation: encode_metadata_request(correlation, client_id, [], version=version), deadline
+        )
+        self._check_cluster(decode_metadata_response(frame, version).cluster_id)
+
+    def _usable_versions(self, frame: Buffer) -> dict[int, int]:
         answer = decode_api_versions_response(frame, API_VERSIONS_VERSION)
         if answer.error != codes.NONE:
             kind = UnsupportedNode if answer.error == codes.UNSUPPORTED_VERSION else ConnectionLost
@@ -134,7 +147,7 @@ class Connection(asyncio.BufferedProtocol):
                 raise UnsupportedNode(
                     f"{self.address} speaks {apis.NAMES[api]} in none of the versions {lowest} to {highest}"
                 )
-        self.versions = versions
+        return versions
 
     def version(self, api: int) -> int:
         """The version to send; raises UnsupportedNode when the node does not have this request at all."""

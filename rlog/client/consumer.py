@@ -1,19 +1,22 @@
-"""The consumer by assignment: reads one or all partitions of a topic from given offsets on.
+"""The consumer by assignment: reads one, some or all partitions of a topic from given places on.
 
-It is never alive and silent: `state()` says for each partition where it stands and what it waits for, and a
+It is never alive and silent: `state` says for each partition where it stands and what it waits for, and a
 partition whose leader has not answered for `stall_timeout_ms` raises.
 """
 
 import asyncio
+import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
 from types import TracebackType
 from typing import Self, TypeVar
 
 from rlog._core import Record, decode_records, decode_values
 from rlog.client.connection import Connection
-from rlog.client.cursor import Cursor, PartitionState, Start
+from rlog.client.cursor import Cursor, PartitionState
 from rlog.client.errors import (
     ClientClosed,
     ClientError,
@@ -26,12 +29,23 @@ from rlog.client.errors import (
 )
 from rlog.client.fetcher import Fetcher
 from rlog.client.offsets import list_offset_once
+from rlog.client.positions import (
+    At,
+    OutOfRangePolicy,
+    Start,
+    Time,
+    check_start,
+    datetime_of,
+    timestamp_of,
+    wire_timestamp,
+)
 from rlog.client.retry import Backoff
 from rlog.client.router import Router
 from rlog.errors import CorruptBatch, ProtocolError
 from rlog.wire.kafka.messages import Buffer
 
 T = TypeVar("T")
+logger = logging.getLogger("rlog.client")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +56,7 @@ class ConsumerSettings:
     prefetch_bytes_max: int
     max_wait_ms: int
     stall_timeout_ms: int
+    on_out_of_range: OutOfRangePolicy
 
 
 class Consumer:
@@ -51,14 +66,14 @@ class Consumer:
         self,
         router: Router,
         topic: str,
-        partition: int | None,
-        start: Start,
+        partitions: Iterable[int] | None,
+        start: Start | Mapping[int, Start],
         settings: ConsumerSettings,
         lane: str,
     ) -> None:
         self.topic = topic
         self._router = router
-        self._partition = partition
+        self._partitions = partitions
         self._start = start
         self._settings = settings
         self._lane = lane
@@ -70,6 +85,7 @@ class Consumer:
         self._reader: asyncio.Future[None] | None = None
         self._rest: list[Record] = []  # decoded for the iterator, reversed: the next one is last
         self._rest_cursor: Cursor | None = None
+        self._progress_ms: int | None = None
         self.is_closed = False
 
     async def __aenter__(self) -> Self:
@@ -91,14 +107,20 @@ class Consumer:
         Raises UnknownTopic, UnknownPartition, DeadlineExceeded.
         """
         self._check_open()
+        self._router.check_open()
         if self._cursors:
             return
         count = await self._router.load_topic(self.topic, self._router.deadline(timeout_ms))
         self._check_open()
-        if self._partition is not None and not 0 <= self._partition < count:
-            raise UnknownPartition(self.topic, self._partition, count)
-        partitions = range(count) if self._partition is None else [self._partition]
-        self._cursors = {each: Cursor(self.topic, each, self._start) for each in partitions}
+        partitions = range(count) if self._partitions is None else self._partitions
+        for each in partitions:
+            if not 0 <= each < count:
+                raise UnknownPartition(self.topic, each, count)
+        start = self._start
+        self._cursors = {
+            each: Cursor(self.topic, each, start[each] if isinstance(start, Mapping) else start)
+            for each in partitions
+        }
         self._router.listen(self)
         self._steer_soon()
 
@@ -107,8 +129,11 @@ class Consumer:
             raise ClientClosed("the consumer is closed; make a new one")
 
     async def close(self) -> None:
-        """End fetching and close its connections. It always returns."""
+        """End fetching and close its connections. It always returns; in a forked child it does nothing."""
+        if self._router.home.is_forked:
+            return
         if not self.is_closed:
+            self._router.home.check()
             self.is_closed = True
             self._router.unlisten(self)
             if self._steering is not None:
@@ -170,12 +195,15 @@ class Consumer:
                 self.seek(cursor.partition, position)  # so that it is fetched again, not skipped
                 raise
             if found:
+                self._progress_ms = self._router.settings.wall_clock_ms()
                 return found
         return []
 
     async def _next_chunk(self, deadline: float | None) -> tuple[Cursor, Buffer, int] | None:
         """The oldest chunk fetched, and the offset to read it from; None at the deadline."""
         await self.open()
+        if all(cursor.is_paused for cursor in self._cursors.values()) and deadline is None:
+            raise ClientError("every partition is paused, so iterating would wait for ever; resume() first")
         began = self._router.loop.time()
         while True:
             self._check_open()
@@ -195,7 +223,7 @@ class Consumer:
 
     def _raise_failure(self) -> None:
         for cursor in self._cursors.values():
-            if cursor.error is not None and not cursor.chunks:
+            if cursor.error is not None and not cursor.chunks and not cursor.is_paused:
                 raise cursor.error
 
     def _check_stalled(self, began: float, now: float) -> float:
@@ -203,6 +231,8 @@ class Consumer:
         timeout = self._settings.stall_timeout_ms / 1000
         earliest = now + timeout
         for cursor in self._cursors.values():
+            if cursor.is_paused:
+                continue
             limit = max(cursor.heard_at, began) + timeout
             if now >= limit:
                 raise LeaderUnavailable(
@@ -232,17 +262,50 @@ class Consumer:
     # -- where it stands
 
     def seek(self, partition: int, start: Start) -> None:
-        """Read on from `start`: an offset, "earliest" or "latest". Raises UnknownPartition; open() comes
-        first.
-        """
+        """Read on from `start`, as in `Cluster.consumer`. Raises UnknownPartition; open() comes first."""
+        self._router.check_open()
         cursor = self._cursor(partition)
         if self._rest_cursor is cursor:
             self._rest = []
-        cursor.seek(start)
+        cursor.seek(check_start(start))
+        self._forget_arrived(cursor)
         for fetcher in self._fetchers.values():
             if fetcher.cursors.get(partition) is cursor:
                 fetcher.detach(cursor, "seek")
         self._steer_soon()
+
+    def seek_to_time(self, time: Time, *partitions: int) -> None:
+        """Read on from the first record at or after `time`, in all partitions or in those named.
+
+        A partition that has none yet is read from its end. Raises as `seek`.
+        """
+        for cursor in self._named(partitions):
+            self.seek(cursor.partition, time)
+
+    def pause(self, *partitions: int) -> None:
+        """Return and fetch nothing more of these partitions, all when none is named, until `resume`."""
+        for cursor in self._named(partitions):
+            if self._rest and self._rest_cursor is cursor:
+                self.seek(cursor.partition, self._rest[-1].offset)
+            cursor.is_paused = True
+            self._forget_arrived(cursor)
+
+    def resume(self, *partitions: int) -> None:
+        """End a `pause`; nothing was lost meanwhile, but what retention removed."""
+        for cursor in self._named(partitions):
+            if cursor.is_paused:
+                cursor.is_paused = False
+                cursor.heard_at = self._router.loop.time()
+                self._arrived.extend([cursor] * len(cursor.chunks))
+        self._poll_all()
+        self._wake()
+
+    def _named(self, partitions: tuple[int, ...]) -> list[Cursor]:
+        self._router.check_open()
+        return [self._cursor(each) for each in partitions or self._cursors]
+
+    def _forget_arrived(self, cursor: Cursor) -> None:
+        self._arrived = deque(each for each in self._arrived if each is not cursor)
 
     def _cursor(self, partition: int) -> Cursor:
         cursor = self._cursors.get(partition)
@@ -262,9 +325,22 @@ class Consumer:
         """What is fetched ahead of the reader and not decoded yet; see prefetch_bytes_max."""
         return sum(cursor.buffered_bytes for cursor in self._cursors.values())
 
-    def state(self) -> list[PartitionState]:
-        """For each partition its position, lag, and what it waits for."""
-        return [cursor.state(self.position(cursor.partition)) for cursor in self._cursors.values()]
+    @property
+    def state(self) -> tuple[PartitionState, ...]:
+        """For each partition its position, lag, and what it waits for; empty before the topic is known."""
+        return tuple(cursor.state(self.position(cursor.partition)) for cursor in self._cursors.values())
+
+    @property
+    def lag(self) -> int | None:
+        """Records between the reader and the committed ends; None until every leader has answered once."""
+        lags = [state.lag for state in self.state]
+        known = [lag for lag in lags if lag is not None]
+        return sum(known) if lags and len(known) == len(lags) else None
+
+    @property
+    def last_progress(self) -> datetime | None:
+        """When records were last given to the reader, in UTC by this machine's clock; None before that."""
+        return None if self._progress_ms is None else datetime_of(self._progress_ms)
 
     # -- finding the leaders
 
@@ -274,6 +350,8 @@ class Consumer:
 
     def _records_arrived(self, cursor: Cursor) -> None:
         self._backoff.reset()
+        if cursor.is_paused:
+            return
         self._arrived.append(cursor)
         self._wake()
 
@@ -329,20 +407,36 @@ class Consumer:
     async def _place(self, cursor: Cursor, version: int, deadline: float) -> None:
         """Find the offset to start from, or learn that the one asked for does not exist."""
         if cursor.fetch_offset is None:
-            offset = await self._offset(cursor, str(cursor.start), deadline)
+            offset = await self._find(cursor, cursor.start, deadline)
             if cursor.version == version:
                 cursor.fetch_offset = cursor.position = offset
             return
-        start_offset = await self._offset(cursor, "earliest", deadline)
-        end_offset = await self._offset(cursor, "latest", deadline)
-        if cursor.version == version:
-            cursor.is_out_of_range = False
-            if not start_offset <= cursor.fetch_offset <= end_offset:
-                offset = cursor.fetch_offset
-                raise OffsetOutOfRange(self.topic, cursor.partition, offset, start_offset, end_offset)
+        start_offset = await self._find(cursor, "earliest", deadline)
+        end_offset = await self._find(cursor, "latest", deadline)
+        if cursor.version != version:
+            return
+        cursor.is_out_of_range = False
+        offset = cursor.fetch_offset
+        if not start_offset <= offset <= end_offset:
+            error = OffsetOutOfRange(self.topic, cursor.partition, offset, start_offset, end_offset)
+            policy = self._settings.on_out_of_range
+            if policy == "raise":
+                raise error
+            cursor.fetch_offset = start_offset if policy == "earliest" else end_offset
+            if not cursor.chunks:  # what was fetched before is returned first
+                cursor.position = cursor.fetch_offset
+            logger.warning("%s Reading goes on at %d.", error, cursor.fetch_offset)
 
-    async def _offset(self, cursor: Cursor, which: str, deadline: float) -> int:
-        return await list_offset_once(self._router, self.topic, cursor.partition, which, deadline)
+    async def _find(self, cursor: Cursor, start: Start, deadline: float) -> int:
+        """The offset that a place stands for now."""
+        if isinstance(start, int):
+            return start
+        ask = partial(list_offset_once, self._router, self.topic, cursor.partition, deadline=deadline)
+        if not isinstance(start, datetime | At):
+            return await ask(wire_timestamp(start))
+        end_offset = await ask(wire_timestamp("latest"))  # first: nothing is skipped that comes meanwhile
+        offset = await ask(timestamp_of(start))
+        return offset if offset >= 0 else end_offset
 
     def _fetcher(self, connection: Connection) -> Fetcher:
         for known in [each for each in self._fetchers if not each.usable]:

@@ -4,13 +4,12 @@ import asyncio
 from collections import deque
 from dataclasses import dataclass
 from struct import Struct
-from typing import Final, Literal
+from typing import Final
 
 from rlog.client.errors import ClientError
+from rlog.client.positions import Start
 from rlog.errors import ProtocolError
 from rlog.wire.kafka.messages import Buffer
-
-Start = Literal["earliest", "latest"] | int
 
 # Apache Kafka, message format v2: base offset at 0, length of what follows at 8, last offset delta at 23.
 _BATCH: Final = Struct(">qi11xi")
@@ -23,7 +22,8 @@ class PartitionState:
 
     position: offset of the next record to be returned, None while the start is not known yet. start_offset,
     end_offset: where the partition starts and its committed end, None before the first answer. lag: records
-    between position and end. waiting: why nothing is ready to be returned, None when something is.
+    between position and end. is_paused: see `Consumer.pause`. waiting: why nothing is ready to be returned,
+    None when something is.
     """
 
     topic: str
@@ -32,6 +32,7 @@ class PartitionState:
     start_offset: int | None
     end_offset: int | None
     lag: int | None
+    is_paused: bool
     waiting: str | None
 
 
@@ -52,6 +53,7 @@ class Cursor:
         "heard_at",
         "is_attached",
         "is_out_of_range",
+        "is_paused",
         "partition",
         "position",
         "start",
@@ -70,6 +72,7 @@ class Cursor:
         self.end_offset: int | None = None
         self.heard_at = asyncio.get_running_loop().time()
         self.is_attached = False
+        self.is_paused = False
         self.chunks: deque[tuple[Buffer, int]] = deque()  # (whole batches, offset after them)
         self.seek(start)
 
@@ -118,7 +121,14 @@ class Cursor:
             lag = max(0, self.end_offset - position)
         waiting = None if self.chunks else self.waiting
         return PartitionState(
-            self.topic, self.partition, position, self.start_offset, self.end_offset, lag, waiting
+            topic=self.topic,
+            partition=self.partition,
+            position=position,
+            start_offset=self.start_offset,
+            end_offset=self.end_offset,
+            lag=lag,
+            is_paused=self.is_paused,
+            waiting="paused; resume() reads on" if self.is_paused else waiting,
         )
 
 

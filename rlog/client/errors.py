@@ -17,6 +17,13 @@ class ClientClosed(ClientError):
     """The cluster, producer or consumer was closed before the operation ended; open a new one."""
 
 
+class WrongLoop(ClientError):
+    """The client was used outside the event loop on which it was connected.
+
+    From another thread, use `asyncio.run_coroutine_threadsafe(..., loop)`; in another loop, connect again.
+    """
+
+
 class Retriable(ClientError):
     """An attempt failed in a way that another attempt may mend."""
 
@@ -113,9 +120,15 @@ class OffsetOutOfRange(ClientError):
     """The asked offset is not in the log; what is there lies in [start_offset, end_offset)."""
 
     def __init__(self, topic: str, partition: int, offset: int, start_offset: int, end_offset: int) -> None:
+        why = (
+            "what came before the start was removed by retention or delete-records"
+            if offset < start_offset
+            else "nothing was written there yet, or it was never committed"
+        )
         super().__init__(
-            f"offset {offset} of {topic}-{partition} is outside [{start_offset}, {end_offset}]: "
-            f"seek to an offset in it, or to 'earliest' or 'latest'"
+            f"offset {offset} of {topic}-{partition} is not in the log, which holds {start_offset} to "
+            f"{end_offset}: {why}. Seek to an offset in it, to 'earliest' or to 'latest', or choose "
+            f"on_out_of_range='earliest' or 'latest'"
         )
         self.topic = topic
         self.partition = partition

@@ -73,15 +73,16 @@ class Fetcher:
         if not self.connection.usable:
             self._detach_all(f"the connection to {self.connection.address} ended")
             return
+        active = [cursor for cursor in self.cursors.values() if not cursor.is_paused]
         hungry = [
             cursor
-            for cursor in self.cursors.values()
+            for cursor in active
             if self._share_bytes - cursor.buffered_bytes >= min(FETCH_BYTES_MIN, self._share_bytes)
         ]
         if not hungry:
             return
         max_wait_ms = self._max_wait_ms
-        if len(hungry) < len(self.cursors):
+        if len(hungry) < len(active):
             max_wait_ms = min(max_wait_ms, PARTIAL_WAIT_MS)
         self._ask(hungry, max_wait_ms)
 

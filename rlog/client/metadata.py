@@ -97,11 +97,7 @@ class MetadataCache:
 
     def take(self, answer: MetadataResponse) -> None:
         """Merge a node's answer. Raises WrongCluster when it comes from somewhere else."""
-        if self.cluster_id is not None and answer.cluster_id != self.cluster_id:
-            raise WrongCluster(
-                f"a node of cluster {answer.cluster_id!r} answered, this client is connected to "
-                f"{self.cluster_id!r}: check the bootstrap and advertised addresses"
-            )
+        self.check_cluster(answer.cluster_id)
         self.cluster_id = answer.cluster_id
         self.nodes.update((broker.node_id, Node(*broker)) for broker in answer.brokers)
         for topic in answer.topics:
@@ -110,6 +106,14 @@ class MetadataCache:
             elif topic.error == codes.NONE:
                 self.topics[topic.name] = 0
                 self._take_topic(topic)
+
+    def check_cluster(self, cluster_id: str | None) -> None:
+        """Raises WrongCluster for another id than the one that was met first; before that, any will do."""
+        if self.cluster_id is not None and cluster_id != self.cluster_id:
+            raise WrongCluster(
+                f"a node of cluster {cluster_id!r} answered, this client is connected to "
+                f"{self.cluster_id!r}: check the bootstrap and advertised addresses"
+            )
 
     def _take_topic(self, topic: TopicMetadata) -> None:
         entries = self._entries.setdefault(topic.name, {})

@@ -18,13 +18,19 @@ Key = tuple[Address, str]
 
 
 class Pool:
-    """on_overdue: called when a connection's oldest request waits for too long."""
+    """check_cluster: see Connection. on_overdue: called when a connection's oldest request waits too long."""
 
     def __init__(
-        self, settings: ClientSettings, tasks: Tasks, on_overdue: Callable[[Connection], None]
+        self,
+        settings: ClientSettings,
+        tasks: Tasks,
+        *,
+        check_cluster: Callable[[str | None], None],
+        on_overdue: Callable[[Connection], None],
     ) -> None:
         self._settings = settings
         self._tasks = tasks
+        self._check_cluster = check_cluster
         self._on_overdue = on_overdue
         self._loop = asyncio.get_running_loop()
         self._connections: dict[Key, Connection] = {}  # opened or being opened
@@ -62,7 +68,11 @@ class Pool:
     async def _open(self, key: Key) -> Connection | RlogError:
         """The error is the result: nobody may be waiting any more, and no error goes unseen."""
         connection = Connection(
-            key[0], self._settings, on_lost=lambda lost: self._forget(key, lost), on_overdue=self._on_overdue
+            key[0],
+            self._settings,
+            check_cluster=self._check_cluster,
+            on_lost=lambda lost: self._forget(key, lost),
+            on_overdue=self._on_overdue,
         )
         self._connections[key] = connection
         try:

@@ -68,7 +68,11 @@ class Producer:
         return self._buffered_bytes
 
     async def __aenter__(self) -> Self:
-        await self.open()
+        try:
+            await self.open()
+        except BaseException:
+            self.abandon()
+            raise
         return self
 
     async def __aexit__(
@@ -202,6 +206,7 @@ class Producer:
         self._check_open()
 
     def _check_open(self) -> None:
+        self._router.home.check()
         if self._state is not State.OPEN:
             raise ClientClosed(f"the producer is {self._state.value}")
 
@@ -295,6 +300,7 @@ class Producer:
 
         Bounded by the delivery timeout. Raises the first DeliveryFailed that nobody has seen.
         """
+        self._router.home.check()
         for batch in self._send_all():
             await batch
         failed, self._failed = self._failed, deque()
@@ -315,7 +321,7 @@ class Producer:
 
     async def close(self) -> None:
         """Flush, then end. It always returns, within the delivery timeout. Raises as `flush` does."""
-        if self._state is not State.OPEN:
+        if self._state is not State.OPEN or self._router.home.is_forked:
             self._state = State.CLOSED
             return
         try:
@@ -325,6 +331,9 @@ class Producer:
 
     def abandon(self) -> None:
         """End at once: what is not acknowledged fails with the outcome that is known of it."""
+        if self._router.home.is_forked:
+            return
+        self._router.home.check()
         self._state = State.CLOSED
         self._router.unlisten(self)
         for queue in self._queues.values():

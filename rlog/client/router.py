@@ -20,7 +20,9 @@ from rlog.client.errors import (
     NotConnected,
     Retriable,
     UnknownTopic,
+    WrongCluster,
 )
+from rlog.client.home import Home
 from rlog.client.metadata import MetadataCache, Node
 from rlog.client.pool import Pool
 from rlog.client.retry import Backoff
@@ -51,10 +53,13 @@ class Router:
 
     def __init__(self, settings: ClientSettings) -> None:
         self.settings = settings
-        self.loop = asyncio.get_running_loop()
+        self.home = Home()
+        self.loop = self.home.loop
         self.tasks = Tasks()
         self.cache = MetadataCache()
-        self.pool = Pool(settings, self.tasks, self._overdue)
+        self.pool = Pool(
+            settings, self.tasks, check_cluster=self.cache.check_cluster, on_overdue=self._overdue
+        )
         self.is_closed = False
         self._listeners: dict[Listener, None] = {}
         self._refreshing: asyncio.Task[RlogError | None] | None = None
@@ -78,8 +83,15 @@ class Router:
         await self.pool.close()
 
     def check_open(self) -> None:
+        """Raises ClientClosed, or WrongLoop and ForkedProcess where the client does not live."""
+        self.home.check()
         if self.is_closed:
             raise ClientClosed("the cluster is closed; connect again")
+
+    def share_of(self, deadline: float) -> float:
+        """When to give up on one node: one that hangs costs half of the time left, never all of it."""
+        now = self.loop.time()
+        return now + max(0.0, deadline - now) / 2
 
     def deadline(self, timeout_ms: int | None) -> float:
         """Loop seconds at which a call that starts now has to end."""
@@ -137,11 +149,15 @@ class Router:
         return self._refreshing
 
     async def _refresh(self) -> RlogError | None:
+        strangers: list[WrongCluster] = []
+        candidates = self._candidates()
         try:
-            for address in self._candidates():
+            for address in candidates:
                 try:
                     self.cache.take(await self._ask_metadata(address))
                 except (ClientError, ProtocolError) as error:
+                    if isinstance(error, WrongCluster):
+                        strangers.append(error)
                     self._failures[address] = str(error)
                     self._shunned_until[address] = self.loop.time() + SHUN_SECONDS
                     continue
@@ -151,6 +167,8 @@ class Router:
                 break
             else:
                 self._patience_ms = min(2 * self._patience_ms, self.settings.request_timeout_ms)
+                if len(strangers) == len(candidates):
+                    return strangers[0]  # nobody of ours is left: waiting would not help
                 return self._not_connected()
         finally:
             self._refreshing = None
@@ -222,7 +240,7 @@ class Router:
         node, _ = await self.leader_once(topic, partition, deadline)
         try:
             return await self.pool.get(node.address, lane, deadline)
-        except ConnectionLost:
+        except (ConnectionLost, WrongCluster):
             self.cache.doubt(topic, partition)
             raise
 

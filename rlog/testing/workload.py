@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 from rlog.client import Ack, Producer, connect
 from rlog.client import Cluster as Client
-from rlog.client.cursor import Start
 from rlog.errors import Outcome, RlogError
 from rlog.testing.checker import History, Read, Write
 from rlog.testing.cluster import WALL_CLOCK_START_MS, Cluster
@@ -200,14 +199,18 @@ class Workload:
             except TimeoutError:
                 continue
 
-    def _start(self, random: Random, partition: str) -> Start:
+    def _start(self, random: Random, partition: str) -> Literal["earliest", "latest"] | int:
         """From the beginning, the end, or an offset that was acknowledged."""
         acked = [
             write.offset
             for write in self._history.writes[-200:]
             if write.offset is not None and write.partition == partition
         ]
-        choices: list[Start] = ["earliest", "latest", random.choice(acked) if acked else "earliest"]
+        choices: list[Literal["earliest", "latest"] | int] = [
+            "earliest",
+            "latest",
+            random.choice(acked) if acked else "earliest",
+        ]
         return random.choice(choices)
 
     def _read(self, session: str, partition: str, offset: int, value: bytes | None) -> None:

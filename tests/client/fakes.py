@@ -23,7 +23,7 @@ from random import Random
 from typing import Any, TypeVar
 
 import rlog
-from rlog._core import check_client_batches
+from rlog._core import check_client_batches, decode_records
 from rlog.errors import OutOfOrder
 from rlog.log.producers import Duplicate, ProducerTable
 from rlog.testing.loop import Process, SimLoop
@@ -43,6 +43,7 @@ from rlog.wire.kafka.describe_node import encode_describe_node_response
 from rlog.wire.kafka.init_producer_id import encode_init_producer_id_response
 from rlog.wire.kafka.list_offsets import (
     EARLIEST,
+    LATEST,
     decode_list_offsets_request,
     encode_list_offsets_response,
 )
@@ -152,6 +153,20 @@ class FakeLog:
         for wake in grown:
             wake()
         return codes.NONE, base_offset
+
+    def offset_for(self, timestamp_ms: int) -> int:
+        """As ListOffsets understands a timestamp: an end of the log, or the first record at or after it."""
+        if timestamp_ms == EARLIEST:
+            return self.start_offset
+        if timestamp_ms == LATEST:
+            return self.end_offset
+        records = [record for _, data in self.batches for record in decode_records(data)]
+        found = [
+            record.offset
+            for record in records
+            if record.timestamp_ms >= timestamp_ms and record.offset >= self.start_offset
+        ]
+        return min(found, default=-1)
 
     def read(self, offset: int, bytes_max: int) -> list[bytes]:
         """Whole batches from the one that holds `offset`; at least one."""
@@ -334,11 +349,13 @@ class FakeConnection(asyncio.BufferedProtocol):
         return log, codes.NONE if is_leader else codes.NOT_LEADER_OR_FOLLOWER
 
     def list_offsets(self, correlation: int, version: int, reader: Reader, refused: int) -> list[Any]:
-        ((topic, (question,)),) = decode_list_offsets_request(reader, version).topics
-        log, error = self.log_of(topic, question.partition)
-        offset = log.start_offset if question.timestamp_ms == EARLIEST else log.end_offset
-        listed = ListedPartition(question.partition, refused or error, -1, offset, log.generation)
-        return encode_list_offsets_response(correlation, version, [(topic, [listed])])
+        ((topic, questions),) = decode_list_offsets_request(reader, version).topics
+        listed = []
+        for question in questions:
+            log, error = self.log_of(topic, question.partition)
+            offset = log.offset_for(question.timestamp_ms)
+            listed.append(ListedPartition(question.partition, refused or error, -1, offset, log.generation))
+        return encode_list_offsets_response(correlation, version, [(topic, listed)])
 
     def produce(self, correlation: int, version: int, reader: Reader, treatment: Treatment) -> list[Any]:
         ((topic, (produced,)),) = decode_produce_request(reader, version).topics

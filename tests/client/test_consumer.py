@@ -53,7 +53,7 @@ def test_it_starts_where_it_is_told(start: int | str, first: int) -> None:
                 await fill(cluster, 10, first=30)
                 assert await reader == numbers(first, 40)
                 assert consumer.position() == 40
-                (state,) = consumer.state()
+                (state,) = consumer.state
                 assert (state.lag, state.end_offset, state.start_offset) == (0, 40, 0)
 
     with world() as made:
@@ -194,7 +194,7 @@ def test_all_partitions_are_read_though_one_has_no_leader_for_a_while() -> None:
             async with cluster.consumer("orders") as consumer:
                 got = set(await take(consumer, 15))
                 assert got == {*numbers(5), *numbers(10, 15), *numbers(30, 35)}
-                waiting = {state.partition: state.waiting or "" for state in consumer.state()}
+                waiting = {state.partition: state.waiting or "" for state in consumer.state}
                 assert "no leader of orders-2" in waiting[2]
                 assert "new records" in waiting[3]
                 made.cluster.elect(1, partition=2)
