@@ -13,30 +13,20 @@ queued meanwhile forms the next round. The order that the rules ask for is kept 
 * A completion counts only if no cut came after its job was built (SAFETY 12); an error is final (SAFETY 15).
 """
 
-from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from rlog._core import DiskJob, Span, Vfs, find_batches
-from rlog.errors import CorruptBatch, CorruptLog, InvariantBroken, StorageFailed
+from rlog._core import DiskJob, Span, Vfs
+from rlog.errors import CorruptLog, InvariantBroken, StorageFailed
 from rlog.log.meta import Meta
 from rlog.log.producers import ProducerTable
+from rlog.log.reader import Reader
 from rlog.log.recovery import Examined
 from rlog.log.segment import Segment, index_name, length_for, load_index, segment_name
 from rlog.log.settings import LogSettings
+from rlog.log.tail import Piece, Tail
 from rlog.log.watermarks import SLOT_BYTES, Watermarks, encode_slot, name_crc
-
-
-@dataclass(slots=True)
-class _Piece:
-    """A span in memory, of which [start, end) counts (a cut shortens it); at `position` of `segment`."""
-
-    span: Span
-    start: int
-    end: int
-    segment: Segment
-    position: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,15 +94,22 @@ class PartitionLog:
         self._segments = found.segments
         self._hwm = 0  # nothing below it is ever cut (SAFETY 7)
         self._written_offset = self.end_offset  # end of what was handed to jobs
-        self._queue: deque[_Piece] = deque()  # pieces from _written_offset on
+        self._queue: deque[Piece] = deque()  # pieces from _written_offset on
         self._inflight: DiskJob | None = None
         self._meta_barrier = 0  # meta sequence that the next job waits for
         self._pending_cut: _Cut | None = None  # the lowest that is not carried out on disk yet
         self._removed: list[Segment] = []  # segments to unlink with it
-        self._tail: list[_Piece] = []  # recent pieces, dense up to end_offset
-        self._tail_starts: list[int] = []  # their starts, for bisection
-        self._tail_bytes = 0
-        self._last_read: tuple[tuple[int, int, int], memoryview, int] | None = None
+        self._tail = Tail(settings.tail_bytes_max)
+        self._reader = Reader(
+            name,
+            vfs,
+            directory,
+            segments=self._segments,
+            tail=self._tail,
+            generations=self.generations,
+            settings=settings,
+            may_close=self._may_close,
+        )
 
     @property
     def last_generation(self) -> int:
@@ -152,16 +149,14 @@ class PartitionLog:
         segment = self._segments[-1] if self._segments else None
         if segment is None or segment.fill + size > segment.length:
             segment = self._roll(segment, size)
-        piece = _Piece(span, start, end, segment, segment.fill)
+        piece = Piece(span, start, end, segment, segment.fill)
         segment.index.add(span, segment.fill)
         segment.fill += size
         segment.end_offset = end
         self.end_offset = end
         self.queued_bytes += size
         self._queue.append(piece)
-        self._tail.append(piece)
-        self._tail_starts.append(start)
-        self._tail_bytes += size
+        self._tail.add(piece)
         batches = span.producer_batches()
         if batches:
             self.producers.appended(batches)
@@ -194,7 +189,7 @@ class PartitionLog:
             raise InvariantBroken(f"{self.name}: cut at {offset} with hwm {self._hwm}, end {self.end_offset}")
         if offset == self.end_offset:
             return
-        position = self._position_of(offset)
+        position = self._reader.position_of(offset)
         self._meta_barrier = self._meta.queue("cut", self.name, offset, self.cut_counter + 1)
         while self._segments[-1].base_offset > offset:
             removed = self._segments.pop()
@@ -213,15 +208,11 @@ class PartitionLog:
         self._cut_producers(offset)
 
     def _cut_memory(self, offset: int) -> None:
-        """Shorten queue and tail; a piece that reaches over the cut keeps its first batches."""
-        self._last_read = None
-        while self._tail and self._tail[-1].start >= offset:
-            self._tail_bytes -= self._tail.pop().span.size
-            self._tail_starts.pop()
+        """Shorten queue and tail, which hold the same pieces."""
+        self._reader.forget()
         while self._queue and self._queue[-1].start >= offset:
             self._queue.pop()
-        if self._tail and self._tail[-1].end > offset:
-            self._tail[-1].end = offset  # the queue holds the same object
+        self._tail.cut(offset)
         if self._queue and self._queue[0].end <= self._written_offset:
             self._queue.popleft()
         self.queued_bytes = self._inflight.tag.size if self._inflight is not None else 0
@@ -400,20 +391,8 @@ class PartitionLog:
             self._meta_barrier = self._meta.queue("cut_done", self.name, done.cut_counter)
         moved = done.end_offset > self.flushed_offset
         self.flushed_offset = max(self.flushed_offset, done.end_offset)
-        if self._tail_bytes > self._settings.tail_bytes_max:
-            self._trim_tail()
+        self._tail.trim(self.flushed_offset)
         return moved
-
-    def _trim_tail(self) -> None:
-        """Forget the oldest flushed pieces, in one go to a little below the bound."""
-        target = self._settings.tail_bytes_max - self._settings.tail_bytes_max // 8
-        count = 0
-        while self._tail_bytes > target and self._tail[count].end <= self.flushed_offset:
-            self._tail_bytes -= self._tail[count].span.size
-            count += 1
-            if count == len(self._tail):
-                break
-        del self._tail[:count], self._tail_starts[:count]
 
     # ---- reading it
 
@@ -437,91 +416,18 @@ class PartitionLog:
         return start
 
     def _walk(self, start: int, bytes_max: int, end_max: int) -> Iterator[tuple[memoryview, int]]:
-        """(batches, their end offset), from memory where possible."""
-        end_max = min(end_max, self.end_offset)
+        """(batches, their end offset) from `start` on."""
         if not self.start_offset <= start <= self.end_offset:
             raise ValueError(f"{self.name}: offset {start} not in [{self.start_offset}, {self.end_offset}]")
-        first = True
-        while start < end_max:
-            found = bisect_right(self._tail_starts, start) - 1
-            if found < 0:
-                view, end = self._read_disk(start, bytes_max, end_max)
-            else:
-                piece = self._tail[found]
-                end = piece.span.boundary(start, bytes_max, min(end_max, piece.end))
-                view = piece.span.slice(start, end)
-            if end == start or (not first and len(view) > bytes_max):
-                return
-            yield view, end
-            bytes_max -= len(view)
-            if bytes_max <= 0:
-                return
-            start = end
-            first = False
-
-    def _segment_of(self, offset: int) -> Segment:
-        """The segment that holds the record at `offset`, its file open."""
-        found = bisect_right(self._segments, offset, key=lambda segment: segment.base_offset) - 1
-        segment = self._segments[found]
-        if not segment.file.is_open:
-            if self._inflight is None:  # a job under way writes to its file, whichever that is
-                for other in self._segments[:-1]:
-                    if other.end_offset <= self.flushed_offset:
-                        other.file.close()  # at most one full, flushed segment stays open
-            segment.file = self._vfs.open(f"{self._directory}/{segment_name(segment.base_offset)}")
-        return segment
-
-    def _read_disk(self, start: int, bytes_max: int, end_max: int) -> tuple[memoryview, int]:
-        """Batches of one segment and one generation, checked (SAFETY 55). The last read is kept: a leader
-        asks for the boundary first, then for the bytes."""
-        if self._tail_starts:
-            end_max = min(end_max, self._tail_starts[0])
-        key = (start, bytes_max, end_max)
-        if self._last_read is None or self._last_read[0] != key:
-            data, first, last, end, _ = self._fetch(start, bytes_max, end_max)
-            self._last_read = key, memoryview(data)[first:last], end
-        return self._last_read[1], self._last_read[2]
-
-    def _fetch(self, start: int, bytes_max: int, end_max: int) -> tuple[bytes, int, int, int, int]:
-        """(data, first, last, end offset, position of data in its segment): see find_batches()."""
         try:
-            segment = self._segment_of(start)
-            end_max = min(end_max, segment.end_offset, self.generations.run_end(start, self.end_offset))
-            offset, position = segment.index.find(start) or (segment.base_offset, 0)
-            length = bytes_max + self._settings.index_interval_bytes
-            while True:
-                length = min(length, segment.fill - position)
-                data = segment.file.pread(length, position)
-                first, last, end, missing = find_batches(
-                    data, offset, start, self.generations.at(start), bytes_max, end_max
-                )
-                if not missing:
-                    return data, first, last, end, position
-                if missing <= len(data) or position + missing > segment.fill:
-                    raise CorruptBatch("the batch reaches past the end of its segment", position=0)
-                length = missing
-        except (CorruptBatch, OSError) as error:
-            self.damage = f"offset {start} cannot be read: {error}"
-            raise CorruptLog(f"{self.name}: {self.damage}", partition=self.name, offset=start) from error
+            yield from self._reader.walk(start, bytes_max, min(end_max, self.end_offset))
+        except CorruptLog as error:
+            self.damage = str(error).removeprefix(f"{self.name}: ")
+            raise
 
-    def _position_of(self, offset: int) -> int:
-        """Where in its segment the batch that starts at boundary `offset` lies. InvariantBroken off a
-        boundary.
-        """
-        segment = self._segments[bisect_right(self._segments, offset, key=lambda each: each.base_offset) - 1]
-        if offset == segment.base_offset:
-            return 0
-        found = bisect_right(self._tail_starts, offset - 1) - 1
-        if found >= 0:
-            piece = self._tail[found]
-            end = piece.span.boundary(piece.start, piece.span.size, offset)
-            position = piece.position + len(piece.span.slice(piece.start, end))
-        else:
-            _, _, last, end, position = self._fetch(offset - 1, 1, offset)
-            position += last
-        if end != offset:
-            raise InvariantBroken(f"{self.name}: {offset} is not a batch boundary (SAFETY 10)")
-        return position
+    def _may_close(self, segment: Segment) -> bool:
+        """A job under way writes to its segment, whichever that is."""
+        return self._inflight is None and segment.end_offset <= self.flushed_offset
 
     def close(self) -> None:
         for segment in self._segments:

@@ -131,10 +131,10 @@ def test_the_memory_tail_is_bounded_and_holds_what_is_not_flushed() -> None:
     settle(storage)
     for _ in range(60):
         log.append(make_span(log.end_offset, 1, size=100))
-    assert log._tail_bytes > 4 * SMALL.tail_bytes_max
+    assert log._tail.size > 4 * SMALL.tail_bytes_max
     before = contents(log)
     settle(storage)
-    assert log._tail_bytes <= SMALL.tail_bytes_max
+    assert log._tail.size <= SMALL.tail_bytes_max
     assert contents(log) == before
 
 

@@ -1,0 +1,139 @@
+"""Reading a log: recent records from memory, older ones from their segment, each batch checked.
+
+A read yields whole batches from the one that holds the offset asked for. What comes from disk is verified:
+structure, CRC, and the generation that the durable table gives for its offset (SAFETY 19, 55). Anything wrong
+is a CorruptLog, for the owner of the log to act upon.
+"""
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
+
+from rlog._core import Vfs, find_batches
+from rlog.errors import CorruptBatch, CorruptLog, InvariantBroken
+from rlog.log.generations import GenerationTable
+from rlog.log.segment import Segment, segment_name
+from rlog.log.settings import LogSettings
+from rlog.log.tail import Tail
+
+
+class Reader:
+    """Reads from what it shares with its log: the tail, the segments and the generation table.
+
+    may_close: whether the files of full, flushed segments may be closed now; not while a job under way may
+    write to one.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        vfs: Vfs,
+        directory: str,
+        *,
+        segments: list[Segment],
+        tail: Tail,
+        generations: GenerationTable,
+        settings: LogSettings,
+        may_close: Callable[[Segment], bool],
+    ) -> None:
+        self._name = name
+        self._vfs = vfs
+        self._directory = directory
+        self._segments = segments
+        self._tail = tail
+        self._generations = generations
+        self._index_interval_bytes = settings.index_interval_bytes
+        self._may_close = may_close
+        self._last_read: tuple[tuple[int, int, int], memoryview, int] | None = None
+
+    def forget(self) -> None:
+        """The log was cut: nothing that was read before may be given again."""
+        self._last_read = None
+
+    def walk(self, start: int, bytes_max: int, end_max: int) -> Iterator[tuple[memoryview, int]]:
+        """(batches, their end offset), from memory where possible; ends at or below `end_max`.
+
+        At most `bytes_max` bytes, but at least one batch. Raises CorruptLog.
+        """
+        first = True
+        while start < end_max:
+            piece = self._tail.find(start)
+            if piece is None:
+                view, end = self._read_disk(start, bytes_max, end_max)
+            else:
+                end = piece.span.boundary(start, bytes_max, min(end_max, piece.end))
+                view = piece.span.slice(start, end)
+            if end == start or (not first and len(view) > bytes_max):
+                return
+            yield view, end
+            bytes_max -= len(view)
+            if bytes_max <= 0:
+                return
+            start = end
+            first = False
+
+    def place_of(self, offset: int) -> int:
+        """Index of the segment that holds the record at `offset`."""
+        return bisect_right(self._segments, offset, key=lambda segment: segment.base_offset) - 1
+
+    def position_of(self, offset: int) -> int:
+        """Where in its segment the batch that starts at boundary `offset` lies.
+
+        Raises InvariantBroken off a boundary (SAFETY 10), CorruptLog.
+        """
+        if offset == self._segments[self.place_of(offset)].base_offset:
+            return 0
+        piece = self._tail.find(offset - 1)
+        if piece is not None:
+            end = piece.span.boundary(piece.start, piece.span.size, offset)
+            position = piece.position + len(piece.span.slice(piece.start, end))
+        else:
+            _, _, last, end, position = self._fetch(offset - 1, 1, offset)
+            position += last
+        if end != offset:
+            raise InvariantBroken(f"{self._name}: {offset} is not a batch boundary (SAFETY 10)")
+        return position
+
+    def _open_segment_of(self, offset: int) -> Segment:
+        """The segment that holds the record at `offset`, its file open; at most one full one stays so."""
+        segment = self._segments[self.place_of(offset)]
+        if not segment.file.is_open:
+            for other in self._segments[:-1]:
+                if self._may_close(other):
+                    other.file.close()
+            segment.file = self._vfs.open(f"{self._directory}/{segment_name(segment.base_offset)}")
+        return segment
+
+    def _read_disk(self, start: int, bytes_max: int, end_max: int) -> tuple[memoryview, int]:
+        """Batches of one segment and one generation. The last read is kept: a leader asks for the boundary
+        first, then for the bytes."""
+        if self._tail.start_offset is not None:
+            end_max = min(end_max, self._tail.start_offset)
+        key = (start, bytes_max, end_max)
+        if self._last_read is None or self._last_read[0] != key:
+            data, first, last, end, _ = self._fetch(start, bytes_max, end_max)
+            self._last_read = key, memoryview(data)[first:last], end
+        return self._last_read[1], self._last_read[2]
+
+    def _fetch(self, start: int, bytes_max: int, end_max: int) -> tuple[bytes, int, int, int, int]:
+        """(data, first, last, end offset, position of data in its segment): see find_batches()."""
+        try:
+            segment = self._open_segment_of(start)
+            end_max = min(end_max, segment.end_offset)
+            end_max = min(end_max, self._generations.run_end(start, end_max))
+            offset, position = segment.index.find(start) or (segment.base_offset, 0)
+            length = bytes_max + self._index_interval_bytes
+            while True:
+                length = min(length, segment.fill - position)
+                data = segment.file.pread(length, position)
+                first, last, end, missing = find_batches(
+                    data, offset, start, self._generations.at(start), bytes_max, end_max
+                )
+                if not missing:
+                    return data, first, last, end, position
+                if missing <= len(data) or position + missing > segment.fill:
+                    raise CorruptBatch("the batch reaches past the end of its segment", position=0)
+                length = missing
+        except (CorruptBatch, OSError) as error:
+            raise CorruptLog(
+                f"{self._name}: offset {start} cannot be read: {error}", partition=self._name, offset=start
+            ) from error
