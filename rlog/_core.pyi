@@ -55,7 +55,8 @@ def check_client_batches(records: Buffer, *, batch_bytes_max: int) -> list[Batch
     """Check the batches of one produce request: structure (SAFETY 54), CRC, and that nothing follows.
 
     At least one batch; no control, transactional or log-append-time batches. Records are not looked at.
-    Raises CorruptBatch, or BatchTooLarge (a CorruptBatch) for a batch of more than `batch_bytes_max` bytes.
+    Raises CorruptBatch: BatchTooLarge for a batch of more than `batch_bytes_max` bytes, InvalidTimestamp for
+    one that claims a leader's timestamps.
     """
 
 def iterate_batches(data: Buffer, *, verify: bool = True) -> list[BatchInfo]:
@@ -226,17 +227,20 @@ class Span:
         Raises ValueError when `start` is not the base offset of one of its batches.
         """
     def producer_batches(self) -> list[tuple[int, int, int, int, int, int, int]]:
-        """(producer_id, epoch, base_sequence, last_sequence, base_offset, last_offset, max_timestamp) of each
-        batch of an idempotent producer, in order."""
+        """(producer_id, epoch, base_sequence, last_sequence, base_offset, last_offset, append_time_ms) of
+        each batch of an idempotent producer, in order; the last is -1 where timestamps are the producer's."""
 
 @final
 class SpanBuilder:
     """A leader's group buffer of one tick: checked client batches, stamped and copied once.
 
     It grows with what is added; the caller bounds that (`size`). build() ends it; ValueError afterwards.
+    append_time_ms: the time that every record added gets (LogAppendTime); -1 leaves them the producer's.
     """
 
-    def __init__(self, base_offset: int, generation: int) -> None: ...
+    def __init__(self, base_offset: int, generation: int, *, append_time_ms: int = -1) -> None: ...
+    @property
+    def append_time_ms(self) -> int: ...
     @property
     def base_offset(self) -> int: ...
     @property

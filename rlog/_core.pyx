@@ -55,7 +55,7 @@ from libc.string cimport memchr, memcmp, memcpy, memset
 
 cimport cython
 
-from rlog.errors import BatchTooLarge, CorruptBatch, InvariantBroken, UnsupportedCodec
+from rlog.errors import BatchTooLarge, CorruptBatch, InvalidTimestamp, InvariantBroken, UnsupportedCodec
 
 include "native/batch.pxi"
 include "native/codecs.pxi"

@@ -41,6 +41,10 @@ class CorruptBatch(RlogError, ValueError):
         self.position = position
 
 
+class InvalidTimestamp(CorruptBatch):
+    """A batch claims that its timestamps are a leader's: send it with the producer's own (CreateTime)."""
+
+
 class BatchTooLarge(CorruptBatch):
     """A batch, or one record alone, exceeds the size allowed; send less at once or raise the limit.
 

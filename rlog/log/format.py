@@ -244,6 +244,16 @@ def stamped(batch: bytes, base_offset: int, generation: int) -> bytes:
     )
 
 
+def appended_at(batch: bytes, timestamp_ms: int) -> bytes:
+    """What the leader of a topic with LogAppendTime makes of it: every record has the time of its append.
+
+    Base timestamp and records stay; bit 3 says that max timestamp is meant, and the crc is made anew.
+    """
+    header = read_header(batch, 0)
+    attributes = header.attributes | APPEND_TIME_BIT
+    return seal(replace(header, attributes=attributes, max_timestamp=timestamp_ms), batch[HEADER_SIZE:])
+
+
 # --- headers ----------------------------------------------------------------------------------------------
 
 

@@ -35,7 +35,7 @@ SEQUENCE_MASK = 0x7FFF_FFFF
 
 ProducerBatch = tuple[int, int, int, int, int, int, int]
 """As Span.producer_batches() lists them: (producer_id, epoch, base_sequence, last_sequence, base_offset,
-last_offset, max_timestamp)."""
+last_offset, append_time_ms)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +45,14 @@ class Fresh:
 
 @dataclass(frozen=True, slots=True)
 class Duplicate:
-    """The batch is in the log already, at [base_offset, end_offset); not necessarily committed yet."""
+    """The batch is in the log already, at [base_offset, end_offset); not necessarily committed yet.
+
+    append_time_ms: when a leader appended it; -1 where the timestamps are the producer's.
+    """
 
     base_offset: int
     end_offset: int
+    append_time_ms: int = -1
 
 
 class _Batch(NamedTuple):
@@ -56,6 +60,7 @@ class _Batch(NamedTuple):
     last_sequence: int
     base_offset: int
     end_offset: int
+    append_time_ms: int
 
 
 class _Producer(NamedTuple):
@@ -126,7 +131,7 @@ class ProducerTable:
         last_sequence = (base_sequence + count - 1) & SEQUENCE_MASK
         for batch in producer.batches:
             if batch.base_sequence == base_sequence and batch.last_sequence == last_sequence:
-                return Duplicate(batch.base_offset, batch.end_offset)
+                return Duplicate(batch.base_offset, batch.end_offset, batch.append_time_ms)
         expected = (producer.batches[-1].last_sequence + 1) & SEQUENCE_MASK
         if base_sequence != expected:
             raise OutOfOrder(
@@ -136,10 +141,10 @@ class ProducerTable:
 
     def appended(self, batches: Iterable[ProducerBatch]) -> None:
         """Take in what the log now holds, in the order of the log. The log is not judged: it is the truth."""
-        for producer_id, epoch, base_sequence, last_sequence, base_offset, last_offset, _ in batches:
+        for producer_id, epoch, base_sequence, last_sequence, base_offset, last_offset, time_ms in batches:
             if self._undo and base_offset <= self._undo[-1].base_offset:
                 raise InvariantBroken(f"a batch at {base_offset} after one at {self._undo[-1].base_offset}")
-            batch = _Batch(base_sequence, last_sequence, base_offset, last_offset + 1)
+            batch = _Batch(base_sequence, last_sequence, base_offset, last_offset + 1, time_ms)
             before = self._producers.pop(producer_id, None)
             kept = before.batches[1 - BATCHES_MAX :] if before is not None and before.epoch == epoch else ()
             self._producers[producer_id] = _Producer(epoch, (*kept, batch))
@@ -155,7 +160,7 @@ class ProducerTable:
         """Remembered batches in the order of the log: fed to a new table's appended(), they give an equal
         one.
 
-        Their max_timestamp is -1. Nothing of how to undo them is kept.
+        Nothing of how to undo them is kept.
         """
         remembered = [
             (
@@ -165,7 +170,7 @@ class ProducerTable:
                 batch.last_sequence,
                 batch.base_offset,
                 batch.end_offset - 1,
-                -1,
+                batch.append_time_ms,
             )
             for producer_id, producer in self._producers.items()
             for batch in producer.batches

@@ -223,6 +223,25 @@ cdef inline void stamp(uint8_t* data, int64_t base_offset, int32_t generation) n
     store_32(data + AT_GENERATION, <uint32_t> generation)
 
 
+cdef int stamp_append_time(uint8_t* data, BatchHeader* header, int64_t timestamp_ms) except -1:
+    """Give all records of a whole batch a leader's time. It lies inside the CRC, which is made anew.
+
+    Base timestamp and records stay as the producer wrote them (Kafka: LogAppendTime, KIP-32).
+    """
+    header.attributes |= APPEND_TIME_BIT
+    header.max_timestamp = timestamp_ms
+    store_16(data + AT_ATTRIBUTES, <uint16_t> header.attributes)
+    store_64(data + AT_MAX_TIMESTAMP, <uint64_t> timestamp_ms)
+    header.crc = crc_of(data + AT_ATTRIBUTES, header.size - AT_ATTRIBUTES)
+    store_32(data + AT_CRC, header.crc)
+    return 0
+
+
+cdef inline int64_t append_time_of(const BatchHeader* header) noexcept nogil:
+    """When a leader appended the batch, by that leader's clock; -1 where the timestamps are the producer's."""
+    return header.max_timestamp if header.attributes & APPEND_TIME_BIT else -1
+
+
 cdef inline int64_t last_sequence_of(const BatchHeader* header) noexcept nogil:
     """Sequences wrap from 2^31 - 1 to 0."""
     return (<int64_t> header.base_sequence + header.last_offset_delta) & INT32_MAX
@@ -263,7 +282,8 @@ cdef int write_header(
 
 
 cdef object corrupt(Fault fault, int64_t position):
-    return CorruptBatch(f"the batch at byte {position} {FAULT_TEXTS[fault]}", position=position)
+    kind = InvalidTimestamp if fault == FAULT_TIMESTAMP_TYPE else CorruptBatch
+    return kind(f"the batch at byte {position} {FAULT_TEXTS[fault]}", position=position)
 
 
 @cython.final
@@ -336,7 +356,8 @@ cdef inline BatchInfo info_of(const BatchHeader* header, int64_t position):
 def check_client_batches(object records, *, int64_t batch_bytes_max):
     """Check the batches of one produce request: structure (SAFETY 54), CRC, and that nothing follows.
 
-    Raises CorruptBatch, or BatchTooLarge (a CorruptBatch) for one of more than `batch_bytes_max` bytes.
+    Raises CorruptBatch: BatchTooLarge for one of more than `batch_bytes_max` bytes, InvalidTimestamp for one
+    that claims a leader's timestamps.
     """
     cdef Py_buffer view
     cdef BatchHeader header

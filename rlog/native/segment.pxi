@@ -126,7 +126,7 @@ def scan_batches(const uint8_t[::1] data not None, int64_t position, int64_t off
         if producers is not None and header.producer_id >= 0 and not header.attributes & CONTROL_BIT:
             producers.append((
                 header.producer_id, header.producer_epoch, header.base_sequence, last_sequence_of(&header),
-                header.base_offset, batch_end(&header) - 1, header.max_timestamp,
+                header.base_offset, batch_end(&header) - 1, append_time_of(&header),
             ))
         offset = batch_end(&header)
         position += header.size

@@ -227,7 +227,7 @@ cdef class Span:
         return span_of(self.memory, first, start, self.generation)
 
     def producer_batches(self):
-        """(producer_id, epoch, base_sequence, last_sequence, base_offset, last_offset, max_timestamp) of each
+        """(producer_id, epoch, base_sequence, last_sequence, base_offset, last_offset, append_time_ms) of each
         batch of an idempotent producer, in order."""
         cdef list batches = []
         cdef BatchHeader header
@@ -241,7 +241,7 @@ cdef class Span:
                     header.producer_id, header.producer_epoch,
                     header.base_sequence, last_sequence_of(&header),
                     header.base_offset, header.base_offset + header.last_offset_delta,
-                    header.max_timestamp,
+                    append_time_of(&header),
                 ))
             position = self.memory.ends[index].position
         return batches
@@ -268,14 +268,18 @@ cdef class SpanBuilder:
     cdef SpanMemory memory
     cdef readonly int64_t base_offset
     cdef readonly int64_t end_offset
+    cdef readonly int64_t append_time_ms    # -1: the producers' timestamps stay
     cdef readonly int generation
 
-    def __cinit__(self, int64_t base_offset, int32_t generation):
+    def __cinit__(self, int64_t base_offset, int32_t generation, *, int64_t append_time_ms=-1):
         if base_offset < 0 or generation < 0:
             raise ValueError(f"no span starts at offset {base_offset} in generation {generation}")
+        if append_time_ms < -1:
+            raise ValueError(f"append_time_ms={append_time_ms} is before 1970")
         self.memory = SpanMemory.__new__(SpanMemory)
         self.base_offset = self.end_offset = base_offset
         self.generation = generation
+        self.append_time_ms = append_time_ms
 
     @property
     def size(self):
@@ -317,6 +321,8 @@ cdef class SpanBuilder:
         ):
             raise ValueError(f"the buffer does not hold {info!r}")
         stamp(copy, self.end_offset, self.generation)
+        if self.append_time_ms >= 0:
+            stamp_append_time(copy, &header, self.append_time_ms)
         self.end_offset += info.header.count
         memory.extend(self.end_offset, info.header.size)
         return self.end_offset

@@ -51,8 +51,8 @@ class Boundaries:
 class Driver:
     """Shared by all partitions of a node.
 
-    now: loop seconds. wake(partition): look at it at the end of this tick. arm(partition): its deadline may
-    have moved closer.
+    now: loop seconds. wall_clock_ms: for timestamps of records. wake(partition): look at it at the end of
+    this tick. arm(partition): its deadline may have moved closer.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Driver:
         self._meta = meta
         self._flusher = flusher
         self._peers = peers
-        self._wall_clock_ms = wall_clock_ms
+        self.wall_clock_ms = wall_clock_ms
         self._carriers: dict[type, Callable[[Partition, Any, Span | None], None]] = {
             SaveVote: self._save_vote,
             Send: self._send,
@@ -131,7 +131,7 @@ class Driver:
 
     def _write_start(self, partition: Partition, effect: WriteStart, span: Span | None) -> None:
         builder = SpanBuilder(effect.offset, effect.generation)
-        builder.add_start(self._wall_clock_ms())
+        builder.add_start(partition.append_clock.now_ms())
         partition.log.append(builder.build())
 
     def _hwm_moved(self, partition: Partition, effect: HwmMoved, span: Span | None) -> None:

@@ -28,12 +28,14 @@ from rlog.errors import (
     CorruptBatch,
     CorruptLog,
     InvalidEpoch,
+    InvalidTimestamp,
     InvariantBroken,
     OutOfOrder,
     StorageFailed,
 )
 from rlog.log.log import PartitionLog
 from rlog.log.producers import Duplicate
+from rlog.node.append_clock import AppendClock
 from rlog.raft.effects import Role
 from rlog.raft.messages import Message
 from rlog.raft.replica import Replica
@@ -59,6 +61,7 @@ _LAST_OFFSET_DELTA = Struct(">i")
 class ProduceResult:
     """error: a Kafka error code. base_offset: of the request's first record, -1 on an error.
 
+    log_append_time: milliseconds since the epoch, -1 where the producer's timestamps stay.
     generation, flushed_by, waited: as `rlog.Receipt` has them.
     """
 
@@ -78,10 +81,11 @@ ProduceDone = Callable[[ProduceResult], None]
 class _Waiter:
     """A produce request that is in the group or in the log, and waits for its commit."""
 
-    __slots__ = ("base_offset", "deadline", "done")
+    __slots__ = ("append_time_ms", "base_offset", "deadline", "done")
 
-    def __init__(self, base_offset: int, deadline: float, done: ProduceDone) -> None:
+    def __init__(self, base_offset: int, append_time_ms: int, deadline: float, done: ProduceDone) -> None:
         self.base_offset = base_offset
+        self.append_time_ms = append_time_ms  # -1: the producer's timestamps stay
         self.deadline = deadline
         self.done: ProduceDone | None = done
 
@@ -124,6 +128,8 @@ class Partition:
         """The invariant that did not hold, if one did not: a bug. The partition is fenced too."""
         self.armed_at = float("inf")  # when the node's timer looks at this partition next
         self.has_started = False
+        self.append_clock = AppendClock(log, driver.wall_clock_ms)
+        self._stamps_append_time = driver.config.topic(topic).timestamp_type == "append"
         self._group: SpanBuilder | None = None
         self._group_waiters: list[tuple[int, _Waiter]] = []
         self._group_sequences: dict[int, tuple[int, int]] = {}  # producer id: epoch, next sequence
@@ -232,20 +238,32 @@ class Partition:
             done(ProduceResult(codes.KAFKA_STORAGE_ERROR, message=self.fenced))
             return
         if duplicate is not None:
-            self._wait(duplicate.end_offset, _Waiter(duplicate.base_offset, deadline, done))
+            waiter = _Waiter(duplicate.base_offset, duplicate.append_time_ms, deadline, done)
+            self._wait(duplicate.end_offset, waiter)
             self._answer_committed()
             return
-        group = self._group
-        if group is None:
-            group = self._group = SpanBuilder(self.log.end_offset, self.replica.generation)
+        try:
+            group = self._open_group()
+        except CorruptLog as error:
+            self.storage_failed(str(error))
+            done(ProduceResult(codes.KAFKA_STORAGE_ERROR, message=str(error)))
+            return
         base_offset = group.end_offset
         for info in infos:
             group.add(records, info)
             if info.producer_id >= 0:
                 following = (info.base_sequence + info.count) % SEQUENCES
                 self._group_sequences[info.producer_id] = (info.producer_epoch, following)
-        self._group_waiters.append((group.end_offset, _Waiter(base_offset, deadline, done)))
+        waiter = _Waiter(base_offset, group.append_time_ms, deadline, done)
+        self._group_waiters.append((group.end_offset, waiter))
         self.driver.wake(self)
+
+    def _open_group(self) -> SpanBuilder:
+        """What this tick's records are gathered in; one append time for all of them. Raises CorruptLog."""
+        if self._group is None:
+            time_ms = self.append_clock.now_ms() if self._stamps_append_time else -1
+            self._group = SpanBuilder(self.log.end_offset, self.replica.generation, append_time_ms=time_ms)
+        return self._group
 
     def _admit(self, records: Buffer, acks: int) -> ProduceResult | None:
         """The refusal of a request that is known not to have been appended, or None."""
@@ -287,7 +305,7 @@ class Partition:
         final = check(last.producer_id, last.producer_epoch, last.base_sequence, last.count)
         if not isinstance(final, Duplicate):
             raise OutOfOrder("a part of this request was appended before, and a part was not")
-        return Duplicate(found.base_offset, final.end_offset)
+        return Duplicate(found.base_offset, final.end_offset, final.append_time_ms)
 
     def seal_group(self) -> None:
         """Append what was produced in this tick and propose it. The requests in it may now be in the log."""
@@ -319,7 +337,11 @@ class Partition:
             waiter = heappop(self._waiters)[2]
             waiter.answer(
                 ProduceResult(
-                    codes.NONE, waiter.base_offset, log_start_offset=start_offset, generation=self.generation
+                    codes.NONE,
+                    waiter.base_offset,
+                    waiter.append_time_ms,
+                    log_start_offset=start_offset,
+                    generation=self.generation,
                 )
             )
 
@@ -450,6 +472,7 @@ class Partition:
         self._wake_readers(hwm)
 
     def role_changed(self, role: Role, reason: str) -> None:
+        self.append_clock.forget()
         if role is not Role.LEADER:
             self._give_up_waiters(codes.NOT_LEADER_OR_FOLLOWER, reason)
             self._wake_readers(None)
@@ -474,6 +497,8 @@ class Partition:
 def _refusal_of(error: CorruptBatch | OutOfOrder | InvalidEpoch) -> ProduceResult:
     if isinstance(error, BatchTooLarge):
         code: int = codes.MESSAGE_TOO_LARGE
+    elif isinstance(error, InvalidTimestamp):
+        code = codes.INVALID_TIMESTAMP
     elif isinstance(error, CorruptBatch):
         code = codes.CORRUPT_MESSAGE
     elif isinstance(error, OutOfOrder):

@@ -3,6 +3,7 @@
 from random import Random
 
 from rlog._core import BatchBuilder, BatchInfo, DiskJob, Span, SpanBuilder, Vfs, check_client_batches
+from rlog.log.format import APPEND_TIME_BIT
 from rlog.log.log import PartitionLog
 from rlog.log.producers import ProducerTable
 from rlog.log.settings import LogSettings
@@ -28,13 +29,14 @@ def make_span(
     size: int = 40,
     seed: int = 0,
     producer: tuple[int, int, int] | None = None,
+    append_time_ms: int = -1,
 ) -> Span:
     """`batches` batches of `records` records, with values of `size` random bytes.
 
-    producer: (producer id, epoch, first sequence).
+    producer: (producer id, epoch, first sequence). append_time_ms: -1 for the producer's timestamps.
     """
     random = Random(f"{seed} {base} {generation}")
-    builder = SpanBuilder(base, generation)
+    builder = SpanBuilder(base, generation, append_time_ms=append_time_ms)
     for number in range(batches):
         batch = BatchBuilder(batch_bytes_max=1 << 22, compression="none")
         if producer is not None:
@@ -99,7 +101,7 @@ def rebuilt_producers(infos: list[BatchInfo]) -> ProducerTable:
             info.last_sequence,
             info.base_offset,
             info.last_offset,
-            info.max_timestamp,
+            info.max_timestamp if info.attributes & APPEND_TIME_BIT else -1,
         )
         for info in infos
         if info.producer_id >= 0

@@ -12,8 +12,9 @@ LAST_SEQUENCE = 2**31 - 1
 
 
 def batch(producer_id: int, base_sequence: int, offset: int, count: int = 1, epoch: int = 0) -> ProducerBatch:
+    """It was appended at 5000 ms plus its offset."""
     last_sequence = (base_sequence + count - 1) % 2**31
-    return (producer_id, epoch, base_sequence, last_sequence, offset, offset + count - 1, 0)
+    return (producer_id, epoch, base_sequence, last_sequence, offset, offset + count - 1, 5000 + offset)
 
 
 def rebuilt(log: list[ProducerBatch], **limits: int) -> ProducerTable:
@@ -31,7 +32,7 @@ def test_an_unknown_producer_may_start_at_any_sequence() -> None:
 def test_a_retry_of_one_of_the_last_five_batches_is_a_duplicate() -> None:
     table = rebuilt([batch(7, 2 * n, 100 + 10 * n, count=2) for n in range(6)])
     for n in range(1, 6):
-        assert table.check(7, 0, 2 * n, 2) == Duplicate(100 + 10 * n, 102 + 10 * n)
+        assert table.check(7, 0, 2 * n, 2) == Duplicate(100 + 10 * n, 102 + 10 * n, 5100 + 10 * n)
     with pytest.raises(OutOfOrder, match="sequence 0 came where 12 was due"):
         table.check(7, 0, 0, 2)
     assert table.check(7, 0, 12, 1) == Fresh()
@@ -47,7 +48,7 @@ def test_a_gap_or_an_overlap_is_refused() -> None:
 
 def test_sequences_wrap() -> None:
     table = rebuilt([batch(7, LAST_SEQUENCE - 1, 0, count=3)])
-    assert table.check(7, 0, LAST_SEQUENCE - 1, 3) == Duplicate(0, 3)
+    assert table.check(7, 0, LAST_SEQUENCE - 1, 3) == Duplicate(0, 3, 5000)
     assert table.check(7, 0, 1, 1) == Fresh()
     table = rebuilt([batch(7, LAST_SEQUENCE, 0)])
     assert table.check(7, 0, 0, 1) == Fresh()
@@ -61,14 +62,14 @@ def test_a_newer_epoch_fences_the_older_and_starts_at_zero() -> None:
     table.appended([batch(7, 0, 2, epoch=1)])
     with pytest.raises(InvalidEpoch):
         table.check(7, 0, 2, 1)
-    assert table.check(7, 1, 0, 1) == Duplicate(2, 3)
+    assert table.check(7, 1, 0, 1) == Duplicate(2, 3, 5002)
     assert table.check(7, 1, 1, 1) == Fresh()
 
 
 def test_producers_do_not_touch_each_other() -> None:
     table = rebuilt([batch(7, 0, 0), batch(8, 5, 1)])
-    assert table.check(7, 0, 0, 1) == Duplicate(0, 1)
-    assert table.check(8, 0, 5, 1) == Duplicate(1, 2)
+    assert table.check(7, 0, 0, 1) == Duplicate(0, 1, 5000)
+    assert table.check(8, 0, 5, 1) == Duplicate(1, 2, 5001)
     assert table.check(8, 0, 6, 1) == Fresh()
 
 
@@ -91,9 +92,9 @@ def test_the_producer_idle_longest_is_forgotten_first_and_comes_back_with_a_cut(
     table = rebuilt(log, producers_max=2)
     assert len(table) == 2
     assert table.check(2, 0, 9, 1) == Fresh()  # forgotten, so unknown
-    assert table.check(1, 0, 1, 1) == Duplicate(2, 3)
+    assert table.check(1, 0, 1, 1) == Duplicate(2, 3, 5002)
     table.cut(3)
-    assert table.check(2, 0, 0, 1) == Duplicate(1, 2)
+    assert table.check(2, 0, 0, 1) == Duplicate(1, 2, 5001)
     table.appended([batch(4, 0, 3)])
     assert table.check(2, 0, 9, 1) == Fresh()  # still the one idle longest
 
@@ -139,12 +140,12 @@ def test_a_span_tells_the_table_what_it_needs() -> None:
     (info,) = check_client_batches(records, batch_bytes_max=4096)
     table = ProducerTable()
     assert table.check(info.producer_id, info.producer_epoch, info.base_sequence, info.count) == Fresh()
-    group = SpanBuilder(40, 1)
+    group = SpanBuilder(40, 1, append_time_ms=9)
     group.add_start(1)
     group.add(records, info)
     table.appended(group.build().producer_batches())
     found = table.check(info.producer_id, info.producer_epoch, info.base_sequence, info.count)
-    assert found == Duplicate(41, 43)
+    assert found == Duplicate(41, 43, 9)
     assert table.check(7, 2, 1, 1) == Fresh()
 
 

@@ -71,6 +71,7 @@ class RandomLife:
             batches=random.randint(1, 4),
             size=random.choice([10, 100, 300, 900, 3000]),
             producer=random.choice([None, (random.randint(0, 2), 0, random.randint(0, 100))]),
+            append_time_ms=random.choice([-1, self.spans]),
         )
         log.append(span)
         book.histories[-1] += single_batches(bytes(span))

@@ -239,8 +239,9 @@ def test_the_memory_lives_as_long_as_its_last_export() -> None:
     assert len(spans) == 20
 
 
-def test_producer_batches_lists_the_idempotent_ones() -> None:
-    builder = SpanBuilder(100, 2)
+@pytest.mark.parametrize("append_time_ms", [-1, 9])
+def test_producer_batches_lists_the_idempotent_ones(append_time_ms: int) -> None:
+    builder = SpanBuilder(100, 2, append_time_ms=append_time_ms)
     builder.add_start(5)
     for records in (
         batch(b"a", b"b", producer=(77, 1, 8)),
@@ -250,8 +251,8 @@ def test_producer_batches_lists_the_idempotent_ones() -> None:
         (info,) = check_client_batches(records, batch_bytes_max=4096)
         builder.add(records, info)
     span = builder.build()
-    first = (77, 1, 8, 9, 101, 102, 1000)
-    wrapped = (78, 0, 2**31 - 2, 0, 104, 106, 1000)
+    first = (77, 1, 8, 9, 101, 102, append_time_ms)
+    wrapped = (78, 0, 2**31 - 2, 0, 104, 106, append_time_ms)
     assert span.producer_batches() == [first, wrapped]
     assert span.span_from(103).producer_batches() == [wrapped]
 

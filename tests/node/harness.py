@@ -12,7 +12,7 @@ import pytest
 import uvloop
 
 from rlog._core import BatchBuilder, Vfs, decode_values, iterate_batches
-from rlog.config import NodeConfig, PeerAddress
+from rlog.config import NodeConfig, PeerAddress, TopicConfig
 from rlog.errors import RlogError
 from rlog.node.node import Node
 from rlog.node.partition import Partition, ProduceResult
@@ -66,7 +66,12 @@ class Cluster:
     """Starts, stops and restarts nodes 1..count; ends all of them on leaving the context."""
 
     def __init__(
-        self, directory: Path, *, count: int = 3, topics: dict[str, int] | None = None, **settings: Any
+        self,
+        directory: Path,
+        *,
+        count: int = 3,
+        topics: dict[str, int | TopicConfig] | None = None,
+        **settings: Any,
     ) -> None:
         ports = free_ports(2 * count)
         addresses = {
@@ -95,12 +100,19 @@ class Cluster:
         for node_id in list(self.nodes):
             await self.stop(node_id)
 
-    async def start(self, *node_ids: int, vfs: Vfs | None = None, **changes: Any) -> None:
+    async def start(
+        self,
+        *node_ids: int,
+        vfs: Vfs | None = None,
+        wall_clock_ms: Callable[[], int] | None = None,
+        **changes: Any,
+    ) -> None:
         """Start these nodes (all, if none is named), with changes of their configuration."""
         for node_id in node_ids or self.configs:
             config = replace(self.configs[node_id], **changes)
             env = open_env(config)
-            node = Node(config, env if vfs is None else replace(env, vfs=vfs))
+            env = replace(env, vfs=vfs or env.vfs, wall_clock_ms=wall_clock_ms or env.wall_clock_ms)
+            node = Node(config, env)
             self.nodes[node_id] = node
             await node.start()
 

@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+import kafka.errors
+
 from rlog.wire.kafka import apis, codes
 
 ROOT = Path(__file__).parents[2]
@@ -32,3 +34,15 @@ def test_the_documented_errors_are_those_that_are_sent() -> None:
     sources = [*(ROOT / "rlog/node").glob("*.py")]
     sent = set(re.findall(r"codes\.([A-Z_]+)", "".join(path.read_text() for path in sources))) - {"NONE"}
     assert documented == {code: name for code, name in codes.NAMES.items() if name in sent}
+
+
+def test_error_codes_are_the_protocols() -> None:
+    """As kafka-python has them: a client acts on the number."""
+    theirs = {
+        error.errno: error.message
+        for error in vars(kafka.errors).values()
+        if isinstance(error, type) and issubclass(error, kafka.errors.BrokerResponseError)
+    }
+    theirs |= {6: "NOT_LEADER_OR_FOLLOWER", 10: "MESSAGE_TOO_LARGE"}  # their names of old
+    ours = {code: name for code, name in codes.NAMES.items() if code != codes.NONE}
+    assert ours == {code: theirs[code] for code in ours}

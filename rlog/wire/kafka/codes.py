@@ -15,6 +15,7 @@ REQUEST_TIMED_OUT: Final = 7  # may be in the log
 MESSAGE_TOO_LARGE: Final = 10
 NOT_ENOUGH_REPLICAS: Final = 19  # refused before the append
 INVALID_REQUIRED_ACKS: Final = 21
+INVALID_TIMESTAMP: Final = 32  # a producer claims the leader's clock
 UNSUPPORTED_VERSION: Final = 35
 INVALID_REQUEST: Final = 42
 OUT_OF_ORDER_SEQUENCE_NUMBER: Final = 45  # fatal to an idempotent producer
@@ -24,7 +25,7 @@ KAFKA_STORAGE_ERROR: Final = 56  # the disk is fenced
 UNKNOWN_PRODUCER_ID: Final = 59
 FETCH_SESSION_ID_NOT_FOUND: Final = 70
 FENCED_LEADER_EPOCH: Final = 74  # the client's generation is older than ours
-UNKNOWN_LEADER_EPOCH: Final = 76  # the client's generation is newer than ours: we lag
+UNKNOWN_LEADER_EPOCH: Final = 75  # the client's generation is newer than ours: we lag
 OFFSET_NOT_AVAILABLE: Final = 78  # a new leader whose high-water mark is not exact yet
 INVALID_RECORD: Final = 87
 
