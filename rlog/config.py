@@ -133,6 +133,8 @@ class NodeConfig:
     """Per partition: recent records kept in memory, so that reads of them touch no disk."""
     disk_threads: int = 2
     watermark_sync_ms: int = 1000
+    retention_check_ms: int = 10_000
+    """How often a leader deletes what its topics' retention settings let go."""
 
     def __post_init__(self) -> None:
         check(self)

@@ -41,6 +41,11 @@ class GenerationTable:
         found = bisect_right(self._starts, offset)
         return self._starts[found] if found < len(self._starts) else log_end
 
+    def run_before(self, offset: int) -> tuple[int, int]:
+        """(generation, start offset) of the run that holds the record before `offset`, which exists."""
+        found = bisect_right(self._starts, offset - 1) - 1
+        return self._generations[found], self._starts[found]
+
     def start(self, generation: int, start_offset: int) -> None:
         """Begin a run. Pair assertion of the log's: generations never go back, no run is empty."""
         if self._generations:
@@ -48,6 +53,16 @@ class GenerationTable:
             assert start_offset > self._starts[-1], (start_offset, self._starts[-1])
         self._generations.append(generation)
         self._starts.append(start_offset)
+
+    def prune(self, offset: int) -> None:
+        """Forget the runs that end before `offset`; the one that holds the record before it stays."""
+        while len(self._starts) > 1 and self._starts[1] < offset:
+            del self._starts[0], self._generations[0]
+
+    def replace(self, generation: int, start_offset: int) -> None:
+        """Of all that was, one run is left."""
+        self._generations[:] = [generation]
+        self._starts[:] = [start_offset]
 
     def cut(self, offset: int) -> None:
         """Forget the runs that start at or past `offset`."""

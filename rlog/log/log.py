@@ -1,4 +1,4 @@
-"""One partition's log: append, cut, read, and the jobs that bring it to disk.
+"""One partition's log: append, cut, trim, read, and the jobs that bring it to disk.
 
 Everything here runs on the loop; bytes reach the disk only through DiskJobs, one under way per log. What was
 queued meanwhile forms the next round. The order that the rules ask for is kept by construction:
@@ -11,6 +11,8 @@ queued meanwhile forms the next round. The order that the rules ask for is kept 
 * A round writes to one segment and fdatasyncs it; then its watermark. When it rolls, the full segment is
   fdatasynced before its successor gets a name (SAFETY 17), so a segment with a successor is all flushed.
 * A completion counts only if no cut came after its job was built (SAFETY 12); an error is final (SAFETY 15).
+* The deletion of a prefix (prefix.py) is made of jobs between the rounds. An anchor that replaces the whole
+  log (SAFETY 25) goes like a cut: anchor file, record in meta, files gone, and only then a new byte.
 """
 
 from collections import deque
@@ -19,7 +21,9 @@ from dataclasses import dataclass
 
 from rlog._core import DiskJob, Span, Vfs
 from rlog.errors import CorruptLog, InvariantBroken, StorageFailed
+from rlog.log.anchor import Anchor, load_anchor
 from rlog.log.meta import Meta
+from rlog.log.prefix import Prefix
 from rlog.log.producers import ProducerTable
 from rlog.log.reader import Reader
 from rlog.log.recovery import Examined
@@ -42,20 +46,23 @@ class _Cut:
 class _Round:
     """What a job stands for when it completes.
 
-    is_cut: it carried out cuts up to `cut_counter`. sealed: the segment it rolled away from.
+    epoch: counts cuts; a job of an earlier one proves nothing (SAFETY 12). is_cut: it carried out all cuts.
+    sealed: the segment it rolled away from. anchor: it made this one durable.
     """
 
-    cut_counter: int
+    epoch: int
     end_offset: int
-    size: int
+    size: int = 0
     is_cut: bool = False
     sealed: Segment | None = None
+    anchor: Anchor | None = None
 
 
 class PartitionLog:
     """The log of one partition. Offsets used as boundaries are exclusive ends and batch boundaries.
 
-    start_offset <= flushed_offset <= end_offset. [flushed_offset, end_offset) is dirty.
+    base_offset <= flushed_offset <= end_offset, except while an anchor is installed, when nothing is flushed.
+    [flushed_offset, end_offset) is dirty. start_offset: see prefix.py.
     suspect: recovery could not prove that nothing is missing at the end (SAFETY 19).
     damage: why the log is quarantined, or None. failed: the error that fenced it, or None.
     producers: the producer table of everything appended (SAFETY 13).
@@ -73,7 +80,6 @@ class PartitionLog:
         found: Examined,
     ) -> None:
         self.name = name
-        self.start_offset = 0
         self.end_offset = found.end_offset
         self.flushed_offset = found.end_offset
         self.generations = found.generations
@@ -92,12 +98,17 @@ class PartitionLog:
         self._name_crc = name_crc(name)
         self._settings = settings
         self._segments = found.segments
-        self._hwm = 0  # nothing below it is ever cut (SAFETY 7)
+        self._prefix = Prefix(name, vfs, directory, meta=meta, segments=self._segments)
+        self._hwm = self.base_offset  # nothing below it is ever cut (SAFETY 7)
         self._written_offset = self.end_offset  # end of what was handed to jobs
         self._queue: deque[Piece] = deque()  # pieces from _written_offset on
         self._inflight: DiskJob | None = None
         self._meta_barrier = 0  # meta sequence that the next job waits for
+        self._epoch = 0
+        self._is_segment_ended = False  # the next append begins a new one
         self._pending_cut: _Cut | None = None  # the lowest that is not carried out on disk yet
+        self._pending_anchor: Anchor | None = None  # to replace the whole log
+        self._is_anchor_recorded = False
         self._removed: list[Segment] = []  # segments to unlink with it
         self._tail = Tail(settings.tail_bytes_max)
         self._reader = Reader(
@@ -110,6 +121,16 @@ class PartitionLog:
             settings=settings,
             may_close=self._may_close,
         )
+
+    @property
+    def base_offset(self) -> int:
+        """Where the files begin: a batch boundary. Nothing below it can be read."""
+        return self._prefix.base_offset
+
+    @property
+    def start_offset(self) -> int:
+        """The first offset that readers may ask for; perhaps inside a batch (SAFETY 10)."""
+        return self._prefix.start_offset
 
     @property
     def last_generation(self) -> int:
@@ -126,6 +147,8 @@ class PartitionLog:
         return (
             self.flushed_offset == self.end_offset
             and self._pending_cut is None
+            and self._pending_anchor is None
+            and self._prefix.is_settled
             and self._inflight is None
             and self.failed is None
             and self.damage is None
@@ -140,15 +163,16 @@ class PartitionLog:
         """
         self._check_usable()
         start, end, generation = span.base_offset, span.end_offset, span.generation
-        if start != self.end_offset or generation < self.generations.last:
+        if start != self.end_offset or generation < self.generations.last or self._pending_anchor is not None:
             raise InvariantBroken(f"{self.name}: {span!r} appended to a log that ends at {self.end_offset}")
         if generation != self.generations.last:
             self.generations.start(generation, start)
             self._meta_barrier = self._meta.queue("start", self.name, generation, start)
         size = span.size
         segment = self._segments[-1] if self._segments else None
-        if segment is None or segment.fill + size > segment.length:
+        if segment is None or segment.fill + size > segment.length or self._is_segment_ended:
             segment = self._roll(segment, size)
+            self._is_segment_ended = False
         piece = Piece(span, start, end, segment, segment.fill)
         segment.index.add(span, segment.fill)
         segment.fill += size
@@ -190,6 +214,7 @@ class PartitionLog:
         if offset == self.end_offset:
             return
         position = self._reader.position_of(offset)
+        self._epoch += 1
         self._meta_barrier = self._meta.queue("cut", self.name, offset, self.cut_counter + 1)
         while self._segments[-1].base_offset > offset:
             removed = self._segments.pop()
@@ -223,23 +248,97 @@ class PartitionLog:
         """Take the producer table back to `offset`; from the log where it cannot be undone step by step."""
         if offset >= self._producers_from and self.producers.cut(offset) == offset:
             return
-        self.producers = ProducerTable()
-        start = 0
+        self.producers, self._producers_from = self._producers_at(offset)
+        self.producers.committed(self._hwm)
+
+    def _producers_at(self, offset: int) -> tuple[ProducerTable, int]:
+        """The table at boundary `offset`, from what is stored before it and the log from there on; and that
+        place."""
+        table, start = ProducerTable(), self.base_offset
         for segment in reversed(self._segments):
             stored = (
                 load_index(self._vfs, self._directory, segment.base_offset, 1) if segment.indexed else None
             )
             if stored is not None and stored.end_offset <= offset:
                 start = stored.end_offset
-                self.producers.appended(stored.producers)
+                table.appended(stored.producers)
                 break
-        self._producers_from = start
-        while start < offset:
-            for view in self.read(start, bytes_max=self._settings.round_bytes_max, end_max=offset):
+        else:
+            if start:
+                table.appended(self.anchor().producers)
+        stored_until, end = start, start
+        while end < offset:
+            for view in self.read(end, bytes_max=self._settings.round_bytes_max, end_max=offset):
                 span = Span.parse(view)
-                self.producers.appended(span.producer_batches())
-                start = span.end_offset
-        self.producers.committed(self._hwm)
+                table.appended(span.producer_batches())
+                end = span.end_offset
+        return table, stored_until
+
+    def trim(self, offset: int) -> int:
+        """Delete what is below `offset`: readers may not begin there from now on; files follow by later jobs.
+
+        At or below the start nothing changes. Returns the sequence of the meta record that makes it durable.
+        Raises InvariantBroken above what is committed and flushed, StorageFailed or CorruptLog when fenced.
+        """
+        self._check_usable()
+        if offset > min(self._hwm, self.flushed_offset) and offset > self.start_offset:
+            raise InvariantBroken(
+                f"{self.name}: trim at {offset} with hwm {self._hwm}, flushed {self.flushed_offset}"
+            )
+        active = self._segments[-1] if self._segments else None
+        if active is not None and 2 * (offset - active.base_offset) > active.end_offset - active.base_offset:
+            self.end_segment(0)  # so that it can go in time
+        return self._prefix.trim(offset)
+
+    def end_segment(self, bytes_min: int) -> None:
+        """The next append begins a new segment, if the active one holds records of more than `bytes_min`."""
+        if self._segments and self._segments[-1].fill > bytes_min:
+            self._is_segment_ended = True
+
+    def start_keeping(self, bytes_min: int) -> int:
+        """The highest segment boundary from which on the log still holds `bytes_min` bytes."""
+        size = 0
+        for segment in reversed(self._segments[1:]):
+            size += segment.fill
+            if size >= bytes_min:
+                return segment.base_offset
+        return self.base_offset
+
+    def anchor(self) -> Anchor:
+        """What stands for the deleted prefix, from its file. Blocking. Raises CorruptLog when it is bad."""
+        found = load_anchor(self._vfs, self._directory, self.base_offset)
+        if found is None:
+            self.damage = f"its anchor at offset {self.base_offset} is damaged or missing"
+            raise CorruptLog(f"{self.name}: {self.damage}", partition=self.name, offset=self.base_offset)
+        return found
+
+    def install(self, anchor: Anchor) -> None:
+        """Replace the whole log, in memory at once, on disk by the next jobs: it is empty, and begins at
+        `anchor`. Nothing may be appended before that is flushed.
+
+        Raises InvariantBroken at or below the high-water mark (SAFETY 25), and while another is under way.
+        """
+        self._check_usable()
+        if anchor.offset <= self._hwm or self._pending_anchor is not None:
+            raise InvariantBroken(
+                f"{self.name}: anchor {anchor.offset} installed over hwm {self._hwm} (SAFETY 25)"
+            )
+        self._epoch += 1
+        self._pending_anchor, self._is_anchor_recorded = anchor, False
+        for removed in self._removed:
+            self._prefix.doom(removed)
+        self._removed, self._pending_cut = [], None
+        self._prefix.replace(anchor)
+        self._queue.clear()
+        self._tail.clear()
+        self._reader.forget()
+        self.queued_bytes = self._inflight.tag.size if self._inflight is not None else 0
+        self.end_offset = self._written_offset = anchor.offset
+        self.flushed_offset = 0
+        self.generations.replace(anchor.generation, anchor.run_start)
+        self.producers = ProducerTable()
+        self.producers.appended(anchor.producers)
+        self._producers_from = anchor.offset
 
     def committed(self, hwm: int) -> None:
         """`hwm` is the high-water mark: the log is never cut below it, and need not remember how to."""
@@ -271,15 +370,48 @@ class PartitionLog:
             or self._meta.flushed_sequence < self._meta_barrier
         ):
             return None
-        if self._pending_cut is not None:
+        if self._pending_anchor is not None:
+            self._inflight = self._install_job(self._pending_anchor)
+        elif self._pending_cut is not None:
             try:
                 self._inflight = self._cut_job(self._pending_cut)
             except OSError as error:  # half built: what it took from `_removed` would never be unlinked
                 self.failed = StorageFailed(f"{self.name}: {error}", errno=error.errno or 0)
                 raise self.failed from error
-        elif self._queue:
-            self._inflight = self._write_job()
+        else:
+            self._inflight = self._prefix_job()
+            if self._inflight is None and self._queue:
+                self._inflight = self._write_job()
         return self._inflight
+
+    def _prefix_job(self) -> DiskJob | None:
+        """The next step of deleting what was trimmed, if there is one."""
+        job = self._prefix.unlink_job()
+        if job is not None:
+            job.tag = _Round(self._epoch, self.flushed_offset)
+            return job
+        flushed = min(self.flushed_offset, self._hwm)
+        base = self._prefix.next_base(flushed, None if flushed < self.end_offset else flushed)
+        if base is None:
+            return None
+        table = self.producers if base == self.end_offset else self._producers_at(base)[0]
+        anchor = Anchor(base, *self.generations.run_before(base), table.batches())
+        job = self._prefix.anchor_job(anchor)
+        job.tag = _Round(self._epoch, self.flushed_offset, anchor=anchor)
+        return job
+
+    def _install_job(self, anchor: Anchor) -> DiskJob:
+        """First the anchor's file; then, when meta has it on record, everything else goes (SAFETY 25)."""
+        if not self._is_anchor_recorded:
+            job = self._prefix.anchor_job(anchor)
+            job.tag = _Round(self._epoch, 0, anchor=anchor)
+            return job
+        job = DiskJob(self._vfs)
+        self._prefix.add_unlinks(job)
+        self._add_watermark(job, anchor.offset)
+        job.fdatasync(self._watermarks.file)
+        job.tag = _Round(self._epoch, anchor.offset, is_cut=True)
+        return job
 
     def _write_job(self) -> DiskJob:
         """One vectored write of what is queued for one segment, one fdatasync, one watermark."""
@@ -315,7 +447,7 @@ class PartitionLog:
         job.sync_if_sparse(self._watermarks.file)
         segment.written = max(segment.written, position + size)
         self._written_offset = start
-        job.tag = _Round(self.cut_counter, start, size, sealed=sealed)
+        job.tag = _Round(self._epoch, start, size, sealed=sealed)
         return job
 
     def _add_roll(self, job: DiskJob, segment: Segment) -> Segment | None:
@@ -364,7 +496,7 @@ class PartitionLog:
             job.fsync_dir(self._directory)
         self._add_watermark(job, self._written_offset)
         job.fdatasync(self._watermarks.file)
-        job.tag = _Round(self.cut_counter, self._written_offset, 0, is_cut=True)
+        job.tag = _Round(self._epoch, self._written_offset, is_cut=True)
         return job
 
     def flush_done(self, job: DiskJob) -> bool:
@@ -376,7 +508,8 @@ class PartitionLog:
         self._inflight = None
         done: _Round = job.tag
         self.queued_bytes -= done.size
-        if job.error:
+        is_harmless = done.anchor is not None and self._pending_anchor is None
+        if job.error and not (is_harmless and self._prefix.tolerates(job.error)):
             self.failed = StorageFailed(f"{self.name}: {job.error_operation} failed", errno=job.error)
             if self._watermarks.file.path in job.error_operation:
                 self._watermarks.failed = self.failed
@@ -384,15 +517,27 @@ class PartitionLog:
         self._watermarks.dirty = True
         if done.sealed is not None:
             done.sealed.file.close()  # opened again when it is read, or cut back into
-        if done.cut_counter != self.cut_counter:
+        if done.epoch != self._epoch or job.error:
             return False  # SAFETY 12: built before a cut, so it proves nothing
+        if done.anchor is not None:
+            self._anchored(done.anchor)
         if done.is_cut:
-            self._pending_cut = None
-            self._meta_barrier = self._meta.queue("cut_done", self.name, done.cut_counter)
+            self._pending_cut = self._pending_anchor = None
+            self._meta_barrier = self._meta.queue("cut_done", self.name, self.cut_counter)
         moved = done.end_offset > self.flushed_offset
         self.flushed_offset = max(self.flushed_offset, done.end_offset)
         self._tail.trim(self.flushed_offset)
         return moved
+
+    def _anchored(self, anchor: Anchor) -> None:
+        """The anchor's file is durable: put it on record."""
+        if self._pending_anchor is None:
+            self._prefix.anchored(anchor.offset)
+            self.generations.prune(anchor.offset)
+            return
+        fields = (anchor.offset, anchor.generation, anchor.run_start, self.cut_counter + 1)
+        self._meta_barrier = self._meta.queue("install", self.name, *fields)
+        self._is_anchor_recorded = True
 
     # ---- reading it
 
@@ -417,8 +562,8 @@ class PartitionLog:
 
     def _walk(self, start: int, bytes_max: int, end_max: int) -> Iterator[tuple[memoryview, int]]:
         """(batches, their end offset) from `start` on."""
-        if not self.start_offset <= start <= self.end_offset:
-            raise ValueError(f"{self.name}: offset {start} not in [{self.start_offset}, {self.end_offset}]")
+        if not self.base_offset <= start <= self.end_offset:
+            raise ValueError(f"{self.name}: offset {start} not in [{self.base_offset}, {self.end_offset}]")
         try:
             yield from self._reader.walk(start, bytes_max, min(end_max, self.end_offset))
         except CorruptLog as error:

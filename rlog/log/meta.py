@@ -45,6 +45,8 @@ class PartitionMeta:
     starts: (generation, start offset) of runs; may end with orphans, which recovery voids (SAFETY 3).
     cut_counter: how many cuts there ever were.
     unfinished_cut: bytes at or past this offset may still lie in the segments, and nothing newer does.
+    anchor: the log begins here, at the anchor of this offset (SAFETY 26); 0 when it has all its records.
+    log_start: readers may begin here; what is below counts as deleted.
     clean_end: the log end at an orderly shutdown, if that was the last thing that happened.
     """
 
@@ -54,6 +56,8 @@ class PartitionMeta:
     starts: list[tuple[int, int]] = field(default_factory=list)
     cut_counter: int = 0
     unfinished_cut: int | None = None
+    anchor: int = 0
+    log_start: int = 0
     suspect: bool = False
     clean_end: int | None = None
 
@@ -130,6 +134,34 @@ def _cut_done(state: MetaState, name: str, counter: int) -> None:
         partition.unfinished_cut = None
 
 
+def _log_start(state: MetaState, name: str, offset: int) -> None:
+    partition = state.partitions[name]
+    if offset < partition.log_start:
+        raise InvariantBroken(f"{name}: log start {offset} after {partition.log_start}")
+    partition.log_start = offset
+
+
+def _anchor(state: MetaState, name: str, offset: int) -> None:
+    """The anchor file at `offset` is durable: what lies below it may go. The run before it is remembered."""
+    partition = state.partitions[name]
+    if not partition.anchor < offset <= partition.log_start:
+        raise InvariantBroken(f"{name}: anchor {offset} after {partition.anchor} (SAFETY 26)")
+    partition.anchor = offset
+    while len(partition.starts) > 1 and partition.starts[1][1] < offset:
+        del partition.starts[0]
+
+
+def _install(state: MetaState, name: str, offset: int, generation: int, run_start: int, counter: int) -> None:
+    """The whole log is replaced by the anchor at `offset`, which is durable: a cut of all there was."""
+    partition = state.partitions[name]
+    if offset <= partition.anchor:
+        raise InvariantBroken(f"{name}: anchor {offset} installed over {partition.anchor} (SAFETY 25)")
+    partition.anchor = partition.unfinished_cut = offset
+    partition.log_start = max(partition.log_start, offset)
+    partition.starts = [(generation, run_start)]
+    partition.cut_counter = counter
+
+
 def _partition(state: MetaState, name: str, slot: int) -> None:
     state.partitions[name] = PartitionMeta(slot)
 
@@ -160,6 +192,9 @@ _CHANGES: dict[str, Callable[..., None]] = {
     "start": _start,
     "cut": _cut,
     "cut_done": _cut_done,
+    "log_start": _log_start,
+    "anchor": _anchor,
+    "install": _install,
     "partition": _partition,
     "suspect": _suspect,
     "pins": _pins,
@@ -290,6 +325,11 @@ class Meta:
     def incarnation(self) -> int:
         """How often this data directory was opened; fsynced before anything else happens."""
         return self.state.incarnation
+
+    @property
+    def sequence(self) -> int:
+        """Of the last record queued."""
+        return self._sequence
 
     @property
     def pins(self) -> dict[int, str]:

@@ -14,10 +14,14 @@ A batch is good when structure, CRC, offset and *generation* are: the generation
 generation table (start and cut records in meta) gives for its offset. So neither cut bytes nor flips in the
 16 header bytes that the CRC skips can pass.
 
+The log begins at its anchor, if meta names one (SAFETY 26); an anchor that is damaged or missing is rot, and
+what lies below a good one is left over from its deletion.
+
 Then meta is rewritten (suspects are on record before their tail goes), and `repair` finishes what the crash
-interrupted: segments past an unfinished cut are removed, and a last segment holding anything that is not
-known to be on disk is written into a *new* file, fsynced and renamed into place. A page cache may hold bytes
-that no disk does; a no-op fsync would prove nothing. `repair` may itself be interrupted, and run again.
+interrupted: files below the anchor and past an unfinished cut are removed, and a last segment holding
+anything that is not known to be on disk is written into a *new* file, fsynced and renamed into place. A page
+cache may hold bytes that no disk does; a no-op fsync would prove nothing. `repair` may itself be interrupted,
+and run again.
 
 Not handled here: mending rot from peers.
 """
@@ -27,11 +31,12 @@ from itertools import pairwise
 
 from rlog._core import DiskJob, SegmentIndex, Vfs, judge_tail, scan_batches
 from rlog.errors import DataDirectoryError
+from rlog.log.anchor import load_anchor
 from rlog.log.generations import GenerationTable
 from rlog.log.meta import PartitionMeta
 from rlog.log.producers import ProducerBatch, ProducerTable
 from rlog.log.segment import (
-    SEGMENT_NAME,
+    FILE_NAME,
     TEMPORARY,
     Segment,
     index_name,
@@ -96,14 +101,22 @@ class Examiner:
         flushed = watermark.flushed_offset if watermark is not None else 0
         if self._cut is not None:
             flushed = min(flushed, self._cut)
-        self._flushed = max(flushed, meta.clean_end or 0)
-        self._found = Examined(suspect=meta.suspect, clean=meta.clean_end is not None)
+        self._flushed = max(flushed, meta.clean_end or 0, meta.anchor)
+        self._base = meta.anchor
+        self._found = Examined(
+            end_offset=meta.anchor,
+            producers_from=meta.anchor,
+            suspect=meta.suspect,
+            clean=meta.clean_end is not None,
+        )
 
     def examine(self) -> Examined:
         """Raises DataDirectoryError for files that are not ours; rot is reported in the result."""
         found = self._found
         try:
-            self._walk(self._list())
+            bases = self._list()
+            self._load_anchor()
+            self._walk(bases)
         except _Rot as rot:
             found.damage = str(rot)
         except OSError as error:
@@ -114,31 +127,44 @@ class Examiner:
         return found
 
     def _list(self) -> list[int]:
-        """Base offsets of the segments that count; what is left over, or past an unfinished cut, goes."""
+        """Base offsets of the segments that count; what is left over, below the anchor, or past an unfinished
+        cut, goes."""
         bases = []
         for name in self._vfs.listdir(self._directory):
             if name.endswith(TEMPORARY):
                 self._found.remove.append(name)
                 continue
-            match = SEGMENT_NAME.fullmatch(name)
+            match = FILE_NAME.fullmatch(name)
             if match is None:
                 raise DataDirectoryError(f"{self._directory}/{name} is not a file of this version of rlog")
-            base = int(match[1])
-            if self._cut is not None and base > self._cut:
+            base, kind = int(match[1]), match[2]
+            is_other_anchor = kind == "anchor" and base != self._base
+            is_past_cut = self._cut is not None and base > self._cut
+            if base < self._base or is_past_cut or is_other_anchor:
                 self._found.remove.append(name)
-            elif match[2] == "log":
+            elif kind == "log":
                 bases.append(base)
         if bases and index_name(bases[-1]) in self._vfs.listdir(self._directory):
             self._found.remove.append(index_name(bases[-1]))  # of before a cut, or of a lost successor
         return bases
 
+    def _load_anchor(self) -> None:
+        if not self._base:
+            return
+        anchor = load_anchor(self._vfs, self._directory, self._base)
+        if anchor is None or anchor.generation != self._generations.at(self._base - 1):
+            raise _Rot(f"its anchor at offset {self._base} is damaged or missing")
+        self._found.producers = anchor.producers
+
     def _walk(self, bases: list[int]) -> None:
+        slot = self._watermark
         if not bases:
-            if self._flushed or (self._watermark is not None and self._watermark.segment_length):
+            has_had_segment = slot is not None and slot.segment_length and slot.segment_base >= self._base
+            if self._flushed > self._base or (has_had_segment and self._cut != self._base):
                 raise _Rot("its segments are missing")
             return
-        if bases[0] != 0:
-            raise _Rot(f"its first segment is missing: the log starts at {bases[0]}")
+        if bases[0] != self._base:
+            raise _Rot(f"its first segment is missing: the log starts at {self._base}, not at {bases[0]}")
         for base, end in pairwise(bases):
             self._sealed(base, end)
         self._active(bases[-1])

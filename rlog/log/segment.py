@@ -22,7 +22,7 @@ from rlog._core import DiskJob, File, SegmentIndex, Vfs
 from rlog.log.producers import ProducerBatch
 from rlog.log.settings import LogSettings
 
-SEGMENT_NAME = re.compile(r"([0-9]{20})\.(log|index)")
+FILE_NAME = re.compile(r"([0-9]{20})\.(log|index|anchor)")
 TEMPORARY = ".tmp"
 INDEX_MAGIC = b"RLIX"
 INDEX_VERSION = 1

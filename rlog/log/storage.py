@@ -4,7 +4,7 @@
     format                     "rlog data directory", and the format's number (SAFETY 49)
     meta.a meta.b              votes, generation starts, cuts, pins … (meta.py)
     watermarks                 how far each log is known to be flushed (watermarks.py)
-    partitions/<topic>-<n>/    segments and their index files (segment.py)
+    partitions/<topic>-<n>/    segments, their index files (segment.py), an anchor (anchor.py)
 
 Opening is blocking, and in this order: lock, format, meta, examine every log (reading only), rewrite meta
 with the next incarnation and what was found, repair the logs, new watermarks. Each step may be
@@ -22,7 +22,7 @@ from rlog.log.directory import holder_of, refusal
 from rlog.log.log import PartitionLog
 from rlog.log.meta import COPIES, Meta
 from rlog.log.recovery import Examined, Examiner, repair
-from rlog.log.segment import SEGMENT_NAME
+from rlog.log.segment import FILE_NAME
 from rlog.log.settings import LogSettings
 from rlog.log.watermarks import SLOT_BYTES, Watermarks, decode_slot, encode_slot, name_crc
 
@@ -255,7 +255,7 @@ def _make_partition(vfs: Vfs, path: str) -> None:
     try:
         vfs.mkdir(path)
     except FileExistsError as error:
-        if any(SEGMENT_NAME.fullmatch(name) for name in vfs.listdir(path)):
+        if any(FILE_NAME.fullmatch(name) for name in vfs.listdir(path)):
             raise DataDirectoryError(
                 f"{path} holds segments, but meta does not know the partition"
             ) from error
@@ -292,18 +292,21 @@ def _new_slots(meta: Meta, slots: bytes, found: dict[str, Examined]) -> dict[int
 def read_partition(
     directory: str, partition: str, upto: int, *, vfs: Vfs | None = None
 ) -> Iterator[memoryview]:
-    """Offline, read-only: the batches of a log from its start up to boundary `upto`, checked, in big pieces.
+    """Offline, read-only: the batches of a log from where its files begin up to boundary `upto`, checked, in
+    big pieces.
 
     For comparing replicas byte for byte: equal logs give equal bytes, whatever their segments. Takes no lock.
     Raises CorruptLog when a batch is bad or missing.
     """
     vfs = vfs or Vfs.system()
     path = f"{directory}/{PARTITIONS}/{partition}"
-    offset = 0
+    offset = -1
     for name in vfs.listdir(path):
-        match = SEGMENT_NAME.fullmatch(name)
+        match = FILE_NAME.fullmatch(name)
         if match is None or match[2] != "log" or offset >= upto:
             continue
+        if offset < 0:
+            offset = int(match[1])
         file = vfs.open(f"{path}/{name}")
         data = memoryview(file.pread(file.size(), 0))
         file.close()
@@ -313,7 +316,7 @@ def read_partition(
             end += int.from_bytes(data[end + 8 : end + 12]) + 12
         iterate_batches(data[:end])
         yield data[:end]
-    if offset != upto:
+    if offset != upto and (upto, offset) != (0, -1):
         raise CorruptLog(f"{path} ends at {offset}, not {upto}", partition=partition, offset=offset)
 
 

@@ -42,7 +42,7 @@ class AppendClock:
 
 def last_stamp_ms(log: PartitionLog) -> int:
     """What the leader that appended the last batch stamped it with; -1 when it is a producer's time."""
-    if log.start_offset == log.end_offset:
+    if log.base_offset == log.end_offset:
         return -1
     (batch,) = log.read(log.end_offset - 1, bytes_max=1, end_max=log.end_offset)
     (info,) = iterate_batches(batch, verify=False)

@@ -11,23 +11,27 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from rlog._core import SpanBuilder
-from rlog.errors import CorruptLog, InvariantBroken, StorageFailed
+from rlog._core import Span, SpanBuilder
+from rlog.errors import CorruptLog, InvariantBroken, ProtocolError, StorageFailed
+from rlog.log.anchor import Anchor, decode_anchor
 from rlog.raft.effects import (
     Cut,
     Fatal,
     HwmMoved,
+    Install,
     RoleChanged,
     SaveVote,
     Send,
+    StartHeld,
+    StartMoved,
     SuspectCleared,
     Write,
     WriteStart,
 )
-from rlog.raft.messages import Append
+from rlog.raft.messages import Append, InstallAnchor
+from rlog.wire.frames import Envelope, checked_span
 
 if TYPE_CHECKING:
-    from rlog._core import Span
     from rlog.config import NodeConfig
     from rlog.log.log import PartitionLog
     from rlog.log.meta import Meta
@@ -36,6 +40,24 @@ if TYPE_CHECKING:
     from rlog.node.peers import Peers
 
 logger = logging.getLogger("rlog.node")
+
+Payload = Span | Anchor | None
+"""What came with a message: the records of an Append, the anchor of an InstallAnchor, or nothing."""
+
+
+def payload_of(envelope: Envelope) -> Payload:
+    """What a message carries, verified to be exactly what it announces. Raises ProtocolError."""
+    _, message, data = envelope
+    if data is None:
+        return None
+    if isinstance(message, InstallAnchor):
+        anchor = decode_anchor(bytes(data))
+        announced = (message.offset, message.anchor_generation, message.run_start)
+        if anchor is None or (anchor.offset, anchor.generation, anchor.run_start) != announced:
+            raise ProtocolError(f"a damaged anchor, or another one than announced: {announced}")
+        return anchor
+    assert isinstance(message, Append)
+    return checked_span(message, data)
 
 
 class Boundaries:
@@ -76,24 +98,27 @@ class Driver:
         self._flusher = flusher
         self._peers = peers
         self.wall_clock_ms = wall_clock_ms
-        self._carriers: dict[type, Callable[[Partition, Any, Span | None], None]] = {
+        self._carriers: dict[type, Callable[[Partition, Any, Payload], None]] = {
             SaveVote: self._save_vote,
             Send: self._send,
             Cut: self._cut,
             Write: self._write,
             WriteStart: self._write_start,
+            Install: self._install,
+            StartMoved: self._start_moved,
+            StartHeld: self._start_held,
             HwmMoved: self._hwm_moved,
             RoleChanged: self._role_changed,
             SuspectCleared: self._suspect_cleared,
             Fatal: self._fatal,
         }
 
-    def carry_out(self, partition: Partition, span: Span | None = None) -> None:
-        """All effects of the input just given. span: the records that came with the message stepped."""
+    def carry_out(self, partition: Partition, payload: Payload = None) -> None:
+        """All effects of the input just given. payload: what came with the message stepped."""
         failure: StorageFailed | CorruptLog | None = None
         for effect in partition.replica.take_effects():
             try:
-                self._carriers[type(effect)](partition, effect, span)
+                self._carriers[type(effect)](partition, effect, payload)
             except (StorageFailed, CorruptLog) as error:
                 # A read of records to send, most likely. The other effects, a vote say, do not depend on it.
                 failure = error
@@ -101,14 +126,16 @@ class Driver:
         if failure is not None:
             partition.storage_failed(str(failure))
 
-    def _save_vote(self, partition: Partition, effect: SaveVote, span: Span | None) -> None:
+    def _save_vote(self, partition: Partition, effect: SaveVote, payload: Payload) -> None:
         sequence = self._meta.save_vote(partition.name, effect.generation, effect.vote)
         self._flusher.when_saved(sequence, lambda: partition.saved(effect.token))
 
-    def _send(self, partition: Partition, effect: Send, span: Span | None) -> None:
+    def _send(self, partition: Partition, effect: Send, received: Payload) -> None:
         message = effect.message
         payload: list[memoryview] = []
-        if type(message) is Append and message.end_offset > message.prev_offset:
+        if type(message) is InstallAnchor:
+            payload = [memoryview(partition.log.anchor().encode())]
+        elif type(message) is Append and message.end_offset > message.prev_offset:
             payload = partition.log.read(
                 message.prev_offset,
                 bytes_max=self.config.peer_frame_bytes_max,
@@ -116,28 +143,47 @@ class Driver:
             )
         self._peers.links[effect.to].send(partition.number, message, payload)
 
-    def _cut(self, partition: Partition, effect: Cut, span: Span | None) -> None:
+    def _cut(self, partition: Partition, effect: Cut, payload: Payload) -> None:
         partition.log.cut(effect.offset)
 
-    def _write(self, partition: Partition, effect: Write, span: Span | None) -> None:
-        if span is None:
+    def _write(self, partition: Partition, effect: Write, payload: Payload) -> None:
+        if not isinstance(payload, Span):
             raise InvariantBroken(f"{effect} without records")
-        fresh = span if span.base_offset == effect.base_offset else span.span_from(effect.base_offset)
+        same_base = payload.base_offset == effect.base_offset
+        fresh = payload if same_base else payload.span_from(effect.base_offset)
         if (fresh.end_offset, fresh.generation) != (effect.end_offset, effect.generation):
             raise InvariantBroken(
                 f"{effect}, but the records end at {fresh.end_offset} in {fresh.generation}"
             )
         partition.log.append(fresh)
 
-    def _write_start(self, partition: Partition, effect: WriteStart, span: Span | None) -> None:
+    def _write_start(self, partition: Partition, effect: WriteStart, payload: Payload) -> None:
         builder = SpanBuilder(effect.offset, effect.generation)
         builder.add_start(partition.append_clock.now_ms())
         partition.log.append(builder.build())
 
-    def _hwm_moved(self, partition: Partition, effect: HwmMoved, span: Span | None) -> None:
+    def _install(self, partition: Partition, effect: Install, payload: Payload) -> None:
+        if not isinstance(payload, Anchor):
+            raise InvariantBroken(f"{effect} without an anchor")
+        logger.warning(
+            "partition=%s node=%d its log ends before the leader's begins: it continues at offset %d",
+            partition.name,
+            partition.replica.node_id,
+            effect.offset,
+        )
+        partition.log.install(payload)
+
+    def _start_moved(self, partition: Partition, effect: StartMoved, payload: Payload) -> None:
+        sequence = partition.log.trim(effect.log_start)
+        self._flusher.when_saved(sequence, lambda: partition.start_saved(effect.log_start))
+
+    def _start_held(self, partition: Partition, effect: StartHeld, payload: Payload) -> None:
+        partition.deletions.held(effect.log_start)
+
+    def _hwm_moved(self, partition: Partition, effect: HwmMoved, payload: Payload) -> None:
         partition.hwm_moved(effect.hwm)
 
-    def _role_changed(self, partition: Partition, effect: RoleChanged, span: Span | None) -> None:
+    def _role_changed(self, partition: Partition, effect: RoleChanged, payload: Payload) -> None:
         logger.info(
             "partition=%s node=%d role=%s generation=%d leader=%d reason=%s",
             partition.name,
@@ -149,9 +195,9 @@ class Driver:
         )
         partition.role_changed(effect.role, effect.reason)
 
-    def _suspect_cleared(self, partition: Partition, effect: SuspectCleared, span: Span | None) -> None:
+    def _suspect_cleared(self, partition: Partition, effect: SuspectCleared, payload: Payload) -> None:
         logger.info("partition=%s no longer suspect: it holds all that is committed", partition.name)
         partition.log.clear_suspect()
 
-    def _fatal(self, partition: Partition, effect: Fatal, span: Span | None) -> None:
+    def _fatal(self, partition: Partition, effect: Fatal, payload: Payload) -> None:
         raise InvariantBroken(effect.reason)

@@ -94,6 +94,8 @@ class Flusher:
             if self._storage.failed is not None:
                 self._all_failed(error)
             return
+        if partition.log.base_offset != partition.replica.start_offset:
+            partition.base_moved()
         if moved:
             partition.flushed()
         self.flush(partition)

@@ -18,16 +18,15 @@ from rlog.config import NodeConfig
 from rlog.errors import ProtocolError, RlogError, StorageFailed
 from rlog.log.log import PartitionLog
 from rlog.log.storage import LogSettings, Storage
-from rlog.node.driver import Boundaries, Driver
+from rlog.node.driver import Boundaries, Driver, payload_of
 from rlog.node.env import Env
 from rlog.node.flusher import Flusher
 from rlog.node.identity import Identity
 from rlog.node.kafka_server import KafkaServer
 from rlog.node.partition import Partition
 from rlog.node.peers import Peers
-from rlog.raft.messages import Append
 from rlog.raft.replica import RaftSettings, Replica
-from rlog.wire.frames import Envelope, checked_span
+from rlog.wire.frames import Envelope
 
 logger = logging.getLogger("rlog.node")
 
@@ -57,6 +56,7 @@ class Node:
         self._timer_at = inf
         self.door: KafkaServer
         self._watermark_timer: asyncio.TimerHandle | None = None
+        self._retention_timer: asyncio.TimerHandle | None = None
         self._is_settled = asyncio.Event()  # not in the middle of opening: it may be wound down
         self._is_settled.set()
         self._stopping: asyncio.Task[None] | None = None
@@ -140,6 +140,7 @@ class Node:
             self._begin_consensus()
         self.identity.start()
         self._sync_watermarks()
+        self._apply_retention()
         logger.info(
             "node=%d started cluster=%s uuid=%s incarnation=%d partitions=%d",
             self.node_id,
@@ -167,7 +168,8 @@ class Node:
             generation=generation,
             vote=vote,
             generations=log.generations.entries(),
-            start_offset=log.start_offset,
+            start_offset=log.base_offset,
+            log_start=log.start_offset,
             end_offset=log.end_offset,
             flushed_offset=log.flushed_offset,
             suspect=log.suspect,
@@ -215,7 +217,7 @@ class Node:
             self._stopped.set()
 
     async def _wind_down(self) -> None:
-        for timer in (self._timer, self._watermark_timer):
+        for timer in (self._timer, self._watermark_timer, self._retention_timer):
             if timer is not None:
                 timer.cancel()
         for partition in self._numbered:
@@ -266,6 +268,14 @@ class Node:
         interval_s = self.config.watermark_sync_ms / 1000
         self._watermark_timer = self._loop.call_later(interval_s, self._sync_watermarks)
 
+    def _apply_retention(self) -> None:
+        for partition in self._numbered:
+            topic = self.config.topic(partition.topic)
+            if partition.serving and topic.retention_bytes >= 0:
+                partition.apply_retention(topic)
+        interval_s = self.config.retention_check_ms / 1000
+        self._retention_timer = self._loop.call_later(interval_s, self._apply_retention)
+
     # ---------------------------------------------------------------------------------------------- timers
     # A heap of when to look at a partition, and one loop timer for its top. Deadlines mostly move *away*
     # (each heartbeat moves a follower's), so an entry is left alone and the deadline is asked again when it
@@ -305,13 +315,11 @@ class Node:
     # --------------------------------------------------------------------------------- what peers.py reports
 
     def received(self, peer: int, envelopes: list[Envelope]) -> None:
-        for number, message, payload in envelopes:
+        for envelope in envelopes:
+            number = envelope.partition
             if number >= len(self._numbered):
                 raise ProtocolError(f"a message to partition {number}, of {len(self._numbered)}")
-            span = None
-            if payload is not None and isinstance(message, Append):
-                span = checked_span(message, payload)
-            self._numbered[number].step(peer, message, span)
+            self._numbered[number].step(peer, envelope.message, payload_of(envelope))
 
     def peer_connected(self, peer: int) -> None:
         for partition in self._numbered:

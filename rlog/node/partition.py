@@ -22,7 +22,7 @@ from itertools import pairwise
 from struct import Struct
 from typing import TYPE_CHECKING, Any
 
-from rlog._core import BatchInfo, Span, SpanBuilder, check_client_batches
+from rlog._core import BatchInfo, SpanBuilder, check_client_batches
 from rlog.errors import (
     BatchTooLarge,
     CorruptBatch,
@@ -35,7 +35,9 @@ from rlog.errors import (
 )
 from rlog.log.log import PartitionLog
 from rlog.log.producers import Duplicate
+from rlog.log.retention import wanted_start
 from rlog.node.append_clock import AppendClock
+from rlog.node.deletion import DeleteDone, DeleteResult, Deletions
 from rlog.raft.effects import Role
 from rlog.raft.messages import Message
 from rlog.raft.replica import Replica
@@ -45,7 +47,8 @@ from rlog.wire.kafka import codes
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-    from rlog.node.driver import Driver
+    from rlog.config import TopicConfig
+    from rlog.node.driver import Driver, Payload
 
 logger = logging.getLogger("rlog.node")
 
@@ -137,6 +140,7 @@ class Partition:
         self._waiter_order = 0
         self._expiry = float("inf")  # no waiter's deadline is before it
         self._hwm_waits: dict[HwmWait, None] = {}
+        self.deletions = Deletions()
 
     # ------------------------------------------------------------------------------------------- queries
 
@@ -160,7 +164,8 @@ class Partition:
 
     @property
     def start_offset(self) -> int:
-        return self.log.start_offset
+        """The first offset that is not deleted."""
+        return self.replica.log_start
 
     @property
     def hwm(self) -> int:
@@ -177,7 +182,8 @@ class Partition:
     @property
     def deadline(self) -> float:
         """When `tick` has something to do. A partition that takes no input has no consensus to tick."""
-        return min(self.replica.deadline, self._expiry) if self.accepts_input else self._expiry
+        expiry = min(self._expiry, self.deletions.deadline)
+        return min(self.replica.deadline, expiry) if self.accepts_input else expiry
 
     def in_sync(self) -> list[int]:
         """Replicas that were heard from lately and lag little; all of them where that is not known."""
@@ -332,7 +338,7 @@ class Partition:
             self.driver.arm(self)
 
     def _answer_committed(self) -> None:
-        hwm, start_offset = self.replica.hwm, self.log.start_offset
+        hwm, start_offset = self.replica.hwm, self.start_offset
         while self._waiters and self._waiters[0][0] <= hwm:
             waiter = heappop(self._waiters)[2]
             waiter.answer(
@@ -362,10 +368,51 @@ class Partition:
         self._group_sequences = {}
         appended, self._waiters = sorted(self._waiters), []
         self._expiry = float("inf")
+        self.deletions.give_up()
         for _, waiter in group:
             waiter.answer(ProduceResult(group_code, message=reason))
         for _, _, waiter in appended:
             waiter.answer(ProduceResult(codes.REQUEST_TIMED_OUT, message=reason))
+
+    # -------------------------------------------------------------------------------------------- delete
+
+    def delete_records(self, offset: int, *, deadline: float, done: DeleteDone) -> None:
+        """Delete what is below `offset` (-1: all that is committed); `done` is called exactly once.
+
+        deadline: loop seconds. Answered when a majority has it on disk.
+        """
+        error = self._refuse_delete(offset)
+        if error != codes.NONE:
+            done(DeleteResult(error))
+            return
+        start = self.replica.hwm if offset == -1 else offset
+        self.trim(start)
+        if self.replica.held_log_start >= start:
+            done(DeleteResult(codes.NONE, self.start_offset))
+            return
+        self.deletions.wait(start, deadline, done)
+        self.driver.arm(self)
+
+    def _refuse_delete(self, offset: int) -> int:
+        if self.fenced is not None:
+            return codes.KAFKA_STORAGE_ERROR
+        if self.replica.role is not Role.LEADER:
+            return codes.NOT_LEADER_OR_FOLLOWER
+        if not self.replica.serving:
+            return codes.OFFSET_NOT_AVAILABLE
+        return codes.NONE if -1 <= offset <= self.replica.hwm else codes.OFFSET_OUT_OF_RANGE
+
+    def trim(self, offset: int) -> None:
+        """Leader: move the log start up to `offset`, which is committed."""
+        if offset > self.start_offset:
+            self._feed(self.replica.trim, offset)
+
+    def apply_retention(self, topic: TopicConfig) -> None:
+        """Leader: delete what the topic's settings let go."""
+        try:
+            self.trim(wanted_start(self.log, self.hwm, retention_bytes=topic.retention_bytes))
+        except CorruptLog as error:
+            self.storage_failed(str(error))
 
     # ------------------------------------------------------------------------------------------- consume
 
@@ -378,7 +425,7 @@ class Partition:
             return codes.NOT_LEADER_OR_FOLLOWER, [], -1
         if not self.replica.serving:
             return codes.OFFSET_NOT_AVAILABLE, [], -1
-        if not self.log.start_offset <= offset <= self.log.end_offset:
+        if not self.start_offset <= offset <= self.log.end_offset:
             return codes.OFFSET_OUT_OF_RANGE, [], hwm
         if offset >= hwm:
             return codes.NONE, [], hwm
@@ -421,17 +468,24 @@ class Partition:
     def tick(self, now: float) -> None:
         if self._expiry <= now:
             self._expire(now)
+        self.deletions.expire(now)
         if self.replica.deadline <= now:
             self._feed(self.replica.tick)
 
-    def step(self, sender: int, message: Message, span: Span | None) -> None:
-        self._feed(self.replica.step, sender, message, span=span)
+    def step(self, sender: int, message: Message, payload: Payload) -> None:
+        self._feed(self.replica.step, sender, message, payload=payload)
 
     def flushed(self) -> None:
         self._feed(self.replica.flushed, self.log.flushed_offset)
 
     def saved(self, token: int) -> None:
         self._feed(self.replica.saved, token)
+
+    def start_saved(self, log_start: int) -> None:
+        self._feed(self.replica.start_saved, log_start)
+
+    def base_moved(self) -> None:
+        self._feed(self.replica.base_moved, self.log.base_offset)
 
     def peer_connected(self, peer: int) -> None:
         self._feed(self.replica.peer_connected, peer)
@@ -442,13 +496,13 @@ class Partition:
     def leader_gone(self) -> None:
         self._feed(self.replica.leader_gone)
 
-    def _feed(self, enter: Callable[..., None], *arguments: Any, span: Span | None = None) -> None:
+    def _feed(self, enter: Callable[..., None], *arguments: Any, payload: Payload = None) -> None:
         """One input to consensus, and all that it decides. A broken invariant stops this partition only."""
         if not self.accepts_input:
             return
         try:
             enter(self.driver.now(), *arguments)
-            self.driver.carry_out(self, span)
+            self.driver.carry_out(self, payload)
         except (InvariantBroken, AssertionError) as error:
             logger.exception("partition=%s invariant broken", self.name)
             self.invariant_broken(str(error) or repr(error))

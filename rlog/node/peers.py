@@ -1,10 +1,10 @@
 """Connections to the other nodes: who dials, what travels where, and what happens when one breaks.
 
 Each node dials every peer twice, and sends only over the connections it dialed itself: *bulk* carries the
-Appends, *control* everything else, so that a big transfer never delays a heartbeat. Empty Appends are bulk
-too: they ask what arrived of those before them, and must not overtake them. Over a connection that was dialed
-to it a node only answers the Hello and the pings. So there is no tie to break when both ends dial at once,
-either end notices by itself that it cannot be heard, and each end redials on its own clock.
+Appends and anchors, *control* everything else, so that a big transfer never delays a heartbeat. Empty Appends
+are bulk too: they ask what arrived of those before them, and must not overtake them. Over a connection that
+was dialed to it a node only answers the Hello and the pings. So there is no tie to break when both ends dial
+at once, either end notices by itself that it cannot be heard, and each end redials on its own clock.
 
 A link is up when both of its connections are. While it is down, or its bulk connection has more than
 `peer_write_bytes_max` unsent, Appends are dropped, not queued: consensus sees from the replies what is
@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 from rlog.config import NodeConfig, PeerAddress
 from rlog.errors import ProtocolError
 from rlog.node.identity import Identity, PeerRefusedError
-from rlog.raft.messages import Append, Message
+from rlog.raft.messages import Append, InstallAnchor, Message
 from rlog.wire.frames import (
     UNKNOWN_UUID,
     Envelope,
@@ -306,7 +306,7 @@ class PeerLink:
     def send(self, partition: int, message: Message, payload: Sequence[memoryview]) -> None:
         """Queue for the end of this tick; what the peer cannot take now is dropped."""
         self.peers.unflushed[self] = None
-        if not isinstance(message, Append):
+        if not isinstance(message, Append | InstallAnchor):
             self._control_head.append(encode_message(partition, message))
             return
         size = sum(map(len, payload))

@@ -58,6 +58,32 @@ class WriteStart:
 
 
 @dataclass(frozen=True, slots=True)
+class Install:
+    """Follower: replace the whole log by the anchor that came with the message being stepped (SAFETY 25).
+
+    Then `flushed(offset)`, once that is durable and the old log is gone.
+    """
+
+    offset: int
+    generation: int
+    run_start: int
+
+
+@dataclass(frozen=True, slots=True)
+class StartMoved:
+    """Below `log_start` all is deleted: save that in meta, then call `start_saved(log_start)`."""
+
+    log_start: int
+
+
+@dataclass(frozen=True, slots=True)
+class StartHeld:
+    """Leader: a majority has it on disk that the log starts at `log_start` or above."""
+
+    log_start: int
+
+
+@dataclass(frozen=True, slots=True)
 class HwmMoved:
     """Everything below `hwm` is committed."""
 
@@ -86,4 +112,17 @@ class Fatal:
     reason: str
 
 
-Effect = SaveVote | Send | Cut | Write | WriteStart | HwmMoved | RoleChanged | SuspectCleared | Fatal
+Effect = (
+    SaveVote
+    | Send
+    | Cut
+    | Write
+    | WriteStart
+    | Install
+    | StartMoved
+    | StartHeld
+    | HwmMoved
+    | RoleChanged
+    | SuspectCleared
+    | Fatal
+)

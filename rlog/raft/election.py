@@ -18,7 +18,7 @@ nothing, never raises anybody's generation (SAFETY 40). Stickiness ends early on
 
 import math
 
-from rlog.raft import heartbeat, quorum, replication
+from rlog.raft import heartbeat, log_start, quorum, replication
 from rlog.raft.effects import Role, WriteStart
 from rlog.raft.messages import VoteReply, VoteRequest
 from rlog.raft.progress import Progress
@@ -39,8 +39,9 @@ def leader_gone(state: State, now: float) -> None:
 def timed_out(state: State, now: float) -> None:
     """No leader was heard for a whole timeout: ask the others whether they would vote for us."""
     heartbeat.restart_election_timer(state, now)
-    if state.is_suspect or state.failure:
-        # It may have lost what it acknowledged, or cannot keep it: it waits to be led (SAFETY 15, 19).
+    if state.is_suspect or state.failure or state.is_installing:
+        # It may have lost what it acknowledged, or cannot keep it, or has no log yet: it waits to be led
+        # (SAFETY 15, 19, 25).
         if state.leader != 0:
             state.leader = 0
             announce(state, "the leader is silent; this replica does not campaign")
@@ -71,7 +72,11 @@ def vote_saved(state: State, now: float) -> None:
         state.granted.add(state.node_id)
         _continue(state, now)
     elif state.grant_owed_to:
-        send(state, state.grant_owed_to, VoteReply(state.generation, True, suspect=state.is_suspect))
+        send(
+            state,
+            state.grant_owed_to,
+            VoteReply(state.generation, True, suspect=state.is_suspect, log_start=state.log_start),
+        )
         state.grant_owed_to = 0
 
 
@@ -83,14 +88,22 @@ def vote_requested(state: State, now: float, sender: int, request: VoteRequest) 
     if request.pre:
         granted = may_grant and request.generation > state.generation
         named = request.generation if granted else state.generation
-        send(state, sender, VoteReply(named, granted, pre=True, suspect=state.is_suspect))
+        send(
+            state,
+            sender,
+            VoteReply(named, granted, pre=True, suspect=state.is_suspect, log_start=state.log_start),
+        )
         if not granted and state.is_asking_first and state.role is Role.CANDIDATE:
             # Its log is behind ours, so it would vote for us; when we asked, it may still have heard the
             # leader. It has given that up by now, so ask again rather than wait for the next timeout.
             request_votes(state, sender)
         return
     if not may_grant or state.vote not in (0, sender):
-        send(state, sender, VoteReply(state.generation, False, suspect=state.is_suspect))
+        send(
+            state,
+            sender,
+            VoteReply(state.generation, False, suspect=state.is_suspect, log_start=state.log_start),
+        )
         return
     if state.role is Role.CANDIDATE:
         state.role = Role.FOLLOWER
@@ -101,6 +114,10 @@ def vote_requested(state: State, now: float, sender: int, request: VoteRequest) 
     state.grant_owed_to = sender
     if state.is_saved:
         vote_saved(state, now)
+
+
+def _answer(state: State, to: int, generation: int, *, granted: bool, pre: bool = False) -> None:
+    send(state, to, VoteReply(generation, granted, pre, state.is_suspect, state.log_start))
 
 
 def vote_answered(state: State, now: float, sender: int, reply: VoteReply) -> None:
@@ -117,6 +134,8 @@ def vote_answered(state: State, now: float, sender: int, reply: VoteReply) -> No
         return
     if reply.pre and reply.generation != state.generation + 1:
         return
+    # A majority of these knows of every start that a majority kept.
+    log_start.learn(state, reply.log_start)
     state.granted.add(sender)
     if reply.suspect:
         state.granted_by_suspects.add(sender)
@@ -155,7 +174,7 @@ def _lead(state: State, now: float) -> None:
     state.leader = state.node_id
     state.own_start_offset = state.serve_offset = state.end_offset
     state.progress = {peer: Progress(state.end_offset, now) for peer in state.peers}
-    state.round = 0
+    state.round = state.held_log_start = 0
     heartbeat.schedule(state, now)
     announce(state, "elected")
     if state.hwm < state.end_offset:

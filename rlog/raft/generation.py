@@ -13,6 +13,7 @@ from rlog.raft.messages import (
     AppendReply,
     Heartbeat,
     HeartbeatReply,
+    InstallAnchor,
     Message,
     VoteReply,
     VoteRequest,
@@ -39,7 +40,7 @@ def settle(state: State, now: float, sender: int, message: Message) -> bool:
 
 def bounce(state: State, sender: int, message: Message) -> None:
     """Tell a stale sender which generation it is; say nothing to a stale reply."""
-    if isinstance(message, Append):
+    if isinstance(message, (Append, InstallAnchor)):
         send(state, sender, AppendReply(state.generation, False, 0, 0))
     elif isinstance(message, Heartbeat):
         send(state, sender, HeartbeatReply(state.generation, False, 0, 0, message.round))

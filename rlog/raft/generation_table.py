@@ -61,6 +61,21 @@ class GenerationTable:
         run = bisect_left(self.starts, offset) - 1
         return self.generations[run] if run >= 0 else 0
 
+    def run_before(self, offset: int) -> tuple[int, int]:
+        """(generation, start) of the run that holds the record `offset - 1`, which exists."""
+        run = bisect_left(self.starts, offset) - 1
+        return self.generations[run], self.starts[run]
+
+    def prune(self, offset: int) -> None:
+        """Forget the runs that end before `offset`; the one that holds the record before it stays."""
+        while len(self.starts) > 1 and self.starts[1] < offset:
+            del self.starts[0], self.generations[0]
+
+    def replace(self, generation: int, start: int) -> None:
+        """Of all that was, one run is left."""
+        self.generations[:] = [generation]
+        self.starts[:] = [start]
+
     def run_end(self, offset: int, log_end: int) -> int:
         """Where the run that holds record `offset` ends."""
         following = bisect_right(self.starts, offset)

@@ -8,7 +8,7 @@ elected another.
 
 import math
 
-from rlog.raft import high_water_mark, quorum, replication
+from rlog.raft import high_water_mark, log_start, quorum, replication
 from rlog.raft.effects import Role
 from rlog.raft.messages import Heartbeat, HeartbeatReply
 from rlog.raft.state import State, send
@@ -49,12 +49,18 @@ def beat(state: State, now: float) -> None:
     for peer in state.peers:
         progress = state.progress[peer]
         progress.round_offset = progress.next_offset
-        prev = progress.match_offset
-        send(state, peer, Heartbeat(state.generation, prev, state.table.before(prev), state.hwm, state.round))
+        prev = progress.match_offset if progress.match_offset >= state.start_offset else 0
+        before = state.table.before(prev)
+        send(
+            state,
+            peer,
+            Heartbeat(state.generation, prev, before, state.hwm, state.round, state.log_start),
+        )
 
 
 def heard(state: State, sender: int, message: Heartbeat) -> None:
     """Follower: the leader lives. A heartbeat verifies up to its prev and cuts nothing (SAFETY 8)."""
+    log_start.learn(state, message.log_start)
     if not replication.holds(state, message.prev_offset, message.prev_generation):
         offset, conflicting = replication.conflict(state, message.prev_offset, message.prev_generation)
         send(
@@ -68,6 +74,7 @@ def heard(state: State, sender: int, message: Heartbeat) -> None:
                 message.round,
                 offset,
                 conflicting,
+                state.saved_log_start,
             ),
         )
         return
@@ -80,7 +87,14 @@ def heard(state: State, sender: int, message: Heartbeat) -> None:
     send(
         state,
         sender,
-        HeartbeatReply(state.generation, True, state.match_offset, state.reported_offset, message.round),
+        HeartbeatReply(
+            state.generation,
+            True,
+            state.match_offset,
+            state.reported_offset,
+            message.round,
+            log_start=state.saved_log_start,
+        ),
     )
 
 
@@ -90,5 +104,9 @@ def answered(state: State, now: float, sender: int, reply: HeartbeatReply) -> No
     if state.is_stopped or not reply.accepted or reply.round != state.round:
         return
     progress = state.progress[sender]
+    if reply.log_start > progress.log_start:
+        progress.log_start = reply.log_start
+        log_start.learn(state, reply.log_start)  # an earlier leader's word that only a minority kept
+        log_start.count(state)
     if progress.replicating and reply.match_offset < progress.round_offset:
         replication.probe(state, sender)

@@ -4,6 +4,7 @@ The leader counts itself by its own flushed offset, like everyone (SAFETY 5), al
 Records of older generations commit only together with one of its own (SAFETY 6; Raft, figure 8).
 """
 
+from rlog.raft import log_start
 from rlog.raft.effects import HwmMoved, SuspectCleared
 from rlog.raft.quorum import held_by_majority
 from rlog.raft.state import State
@@ -42,3 +43,5 @@ def _move(state: State, hwm: int) -> None:
     assert state.hwm < hwm <= state.end_offset
     state.hwm = hwm
     state.effects.append(HwmMoved(hwm))
+    if state.log_start > state.kept_log_start:
+        log_start.keep(state)

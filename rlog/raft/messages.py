@@ -31,12 +31,14 @@ class VoteReply:
     """generation: for a granted pre-vote the generation asked for; otherwise the voter's own.
 
     suspect: the voter cannot prove that it still holds all that it acknowledged (SAFETY 19).
+    log_start: below it the voter knows all to be deleted.
     """
 
     generation: int
     granted: bool
     pre: bool = False
     suspect: bool = False
+    log_start: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,7 @@ class Heartbeat:
     """I lead in this generation. Checks (prev_offset, prev_generation) like an empty Append; cuts nothing.
 
     round: counts heartbeat rounds of this leader; echoed, so that an answer proves what it answers.
+    log_start: below it all is deleted; it was committed.
     """
 
     generation: int
@@ -82,11 +85,15 @@ class Heartbeat:
     prev_generation: int
     hwm: int
     round: int
+    log_start: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class HeartbeatReply:
-    """As AppendReply, for a Heartbeat; `round` is the one answered."""
+    """As AppendReply, for a Heartbeat; `round` is the one answered.
+
+    log_start: what the follower has on disk of where the log starts.
+    """
 
     generation: int
     accepted: bool
@@ -95,6 +102,22 @@ class HeartbeatReply:
     round: int
     conflict_offset: int = 0
     conflict_generation: int = 0
+    log_start: int = 0
 
 
-Message = VoteRequest | VoteReply | Append | AppendReply | Heartbeat | HeartbeatReply
+@dataclass(frozen=True, slots=True)
+class InstallAnchor:
+    """The leader's log begins at `offset`: what a follower needs from before that, its anchor stands for.
+
+    anchor_generation: of the record before `offset`, whose run begins at `run_start`. The node attaches the
+    anchor's bytes. Answered by an AppendReply. log_start: as a Heartbeat's.
+    """
+
+    generation: int
+    offset: int
+    anchor_generation: int
+    run_start: int
+    log_start: int
+
+
+Message = VoteRequest | VoteReply | Append | AppendReply | Heartbeat | HeartbeatReply | InstallAnchor

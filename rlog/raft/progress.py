@@ -28,6 +28,8 @@ class Progress:
     # it.
     flushed_offset: int = 0
     replicating: bool = False
+    # Where it has on disk that the log starts.
+    log_start: int = 0
     # `next_offset` as the last heartbeat left: less than this in its answer means in flight, or lost.
     round_offset: int = 0
     # (end, charge in bytes) of each Append that is not known to be flushed; ends rise.

@@ -7,15 +7,16 @@ applies:
     generation.py       is the message of our generation?      election.py          who leads?
     heartbeat.py        does the leader live?                  replication.py       whose records go where?
     high_water_mark.py  what is committed?                     progress.py          what does a follower hold?
+    log_start.py        what is deleted?
 
-Not handled here: snapshots, changes of the voters, leadership transfer, reads.
+Not handled here: snapshots of state machines, changes of the voters, leadership transfer, reads.
 """
 
 import math
 from collections.abc import Sequence
 from random import Random
 
-from rlog.raft import election, generation, heartbeat, high_water_mark, replication
+from rlog.raft import election, generation, heartbeat, high_water_mark, log_start, replication
 from rlog.raft.effects import Effect, Role
 from rlog.raft.generation_table import GenerationTable
 from rlog.raft.messages import (
@@ -23,6 +24,7 @@ from rlog.raft.messages import (
     AppendReply,
     Heartbeat,
     HeartbeatReply,
+    InstallAnchor,
     Message,
     VoteRequest,
 )
@@ -47,15 +49,16 @@ class Replica:
         vote: int,
         generations: Sequence[tuple[int, int]],
         start_offset: int,
+        log_start: int,
         end_offset: int,
         flushed_offset: int,
         suspect: bool = False,
         now: float,
     ) -> None:
         """What recovery found. (generation, vote): the durable ones of `meta`. generations: (generation,
-        start
-        offset) of each run of the log. now: loop seconds. Everything known of the high-water mark is that
-        what was deleted below `start_offset` was committed."""
+        start offset) of each run of the log. start_offset: where its files begin; log_start: where readers
+        may. now: loop seconds. Everything known of the high-water mark is that what was deleted below
+        `start_offset` was committed."""
         table = GenerationTable(generations)
         # The log may be ahead of meta: its records imply their generation (SAFETY 2), in which we did not
         # vote.
@@ -76,6 +79,9 @@ class Replica:
             end_offset=end_offset,
             flushed_offset=flushed_offset,
             table=table,
+            log_start=log_start,
+            kept_log_start=log_start,
+            saved_log_start=log_start,
             hwm=start_offset,
             is_suspect=suspect,
         )
@@ -112,6 +118,26 @@ class Replica:
     def hwm(self) -> int:
         """Everything below is known to be committed."""
         return self._state.hwm
+
+    @property
+    def start_offset(self) -> int:
+        """Where the files begin, as the node said last."""
+        return self._state.start_offset
+
+    @property
+    def log_start(self) -> int:
+        """Below it all is deleted, for readers."""
+        return self._state.log_start
+
+    @property
+    def saved_log_start(self) -> int:
+        """The log start that this replica is known to have on disk."""
+        return self._state.saved_log_start
+
+    @property
+    def held_log_start(self) -> int:
+        """Leader: the log start that a majority is known to have on disk."""
+        return self._state.held_log_start
 
     @property
     def end_offset(self) -> int:
@@ -186,11 +212,13 @@ class Replica:
                 replication.answered(state, now, sender, message)
             else:
                 heartbeat.answered(state, now, sender, message)
-        elif isinstance(message, (Append, Heartbeat)):
+        elif isinstance(message, (Append, Heartbeat, InstallAnchor)):
             if not self._follows(now, sender, message):
                 return
             if isinstance(message, Append):
                 replication.received(state, sender, message)
+            elif isinstance(message, InstallAnchor):
+                replication.anchor_offered(state, message)
             else:
                 heartbeat.heard(state, sender, message)
         elif isinstance(message, VoteRequest):
@@ -220,7 +248,13 @@ class Replica:
         if end_offset > state.end_offset:
             stop(state, f"flushed up to {end_offset}, but the log ends at {state.end_offset}")
             return
+        if state.is_installing and end_offset >= state.start_offset:
+            # An installed anchor says where the log starts, too.
+            state.kept_log_start = max(state.kept_log_start, state.start_offset)
+            log_start.saved(state, state.start_offset)
         state.flushed_offset = end_offset
+        if state.log_start > state.kept_log_start:
+            log_start.keep(state)
         if state.role is Role.LEADER:
             high_water_mark.count(state)
         else:
@@ -236,6 +270,22 @@ class Replica:
             stop(state, f"records up to {end_offset} appended by a {state.role.value} at {state.end_offset}")
             return
         replication.proposed(state, end_offset, size_bytes)
+
+    def trim(self, now: float, offset: int) -> None:
+        """Leader: delete what is below `offset`, at or below the high-water mark."""
+        state = self._state
+        if not state.is_stopped and state.role is Role.LEADER:
+            log_start.trim(state, offset)
+
+    def start_saved(self, now: float, offset: int) -> None:
+        """The StartMoved to `offset` is fsynced."""
+        if not self._state.is_stopped:
+            log_start.saved(self._state, offset)
+
+    def base_moved(self, now: float, start_offset: int) -> None:
+        """The log's files begin at `start_offset` from now on: what was below cannot be read any more."""
+        if not self._state.is_stopped:
+            log_start.base_moved(self._state, start_offset)
 
     def peer_connected(self, now: float, peer: int) -> None:
         """A new connection to `peer` stands: what its last incarnation held is not known any more."""
@@ -268,7 +318,7 @@ class Replica:
 
     # ---- decisions ---------------------------------------------------------------------------------------
 
-    def _follows(self, now: float, sender: int, message: Append | Heartbeat) -> bool:
+    def _follows(self, now: float, sender: int, message: Append | Heartbeat | InstallAnchor) -> bool:
         """The sender leads our generation. Returns whether its message is to be handled."""
         state = self._state
         if state.leader != sender:

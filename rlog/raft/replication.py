@@ -8,9 +8,9 @@ Every Append of a generation is a true statement about its leader's log for ever
 one that is late, doubled or overtaken can be refused or be old news, but never wrong.
 """
 
-from rlog.raft import high_water_mark
-from rlog.raft.effects import Cut, Write
-from rlog.raft.messages import Append, AppendReply, HeartbeatReply
+from rlog.raft import high_water_mark, log_start
+from rlog.raft.effects import Cut, HwmMoved, Install, Write
+from rlog.raft.messages import Append, AppendReply, HeartbeatReply, InstallAnchor
 from rlog.raft.progress import Progress
 from rlog.raft.state import State, send, stop
 
@@ -77,7 +77,10 @@ def answered(state: State, now: float, sender: int, reply: AppendReply | Heartbe
             probe(state, sender)
         return
     offset = state.table.probe_after(reply.conflict_offset, reply.conflict_generation, state.end_offset)
-    progress.probe(max(offset, state.start_offset))
+    if offset < state.start_offset:
+        log_start.offer_anchor(state, sender)
+        return
+    progress.probe(offset)
     probe(state, sender)
 
 
@@ -94,13 +97,21 @@ def _append(state: State, start: int, end: int) -> Append:
 
 
 def holds(state: State, offset: int, generation: int) -> bool:
-    """Whether our log has a record of `generation` just before `offset` (SAFETY 9)."""
+    """Whether our log has a record of `generation` just before `offset` (SAFETY 9).
+
+    What is deleted here was committed, so the leader has, or had, the same.
+    """
+    if offset < state.start_offset:
+        return True
     return offset <= state.end_offset and state.table.before(offset) == generation
 
 
 def conflict(state: State, offset: int, generation: int) -> tuple[int, int]:
-    """Where the leader is to ask next."""
-    return state.table.hint(min(offset, state.end_offset), generation)
+    """Where the leader is to ask next; never about what is deleted here."""
+    found = state.table.hint(min(offset, state.end_offset), generation)
+    if found[0] < state.start_offset:
+        return state.start_offset, state.table.before(state.start_offset)
+    return found
 
 
 def reportable(state: State) -> int:
@@ -109,7 +120,9 @@ def reportable(state: State) -> int:
 
 
 def received(state: State, sender: int, message: Append) -> None:
-    """Follower: an Append of the current leader."""
+    """Follower: an Append of the current leader, lost (to be sent again) while an anchor is installed."""
+    if state.is_installing:
+        return
     if not holds(state, message.prev_offset, message.prev_generation):
         offset, generation = conflict(state, message.prev_offset, message.prev_generation)
         send(
@@ -122,8 +135,7 @@ def received(state: State, sender: int, message: Append) -> None:
     written = _write(state, message)
     if state.is_stopped:
         return
-    if message.end_offset > match_before:
-        state.match_offset = message.end_offset
+    state.match_offset = max(match_before, message.end_offset, state.start_offset)
     high_water_mark.follow(state, message.hwm, message.end_offset)
     # What extends the verified log is answered when it is flushed; anything else (a probe, a duplicate, the
     # first that fits) at once, as no flush may follow.
@@ -131,8 +143,30 @@ def received(state: State, sender: int, message: Append) -> None:
         reply(state)
 
 
+def anchor_offered(state: State, message: InstallAnchor) -> None:
+    """Follower: hold what the anchor stands for already, or let it replace our log (SAFETY 25)."""
+    if state.is_installing:
+        return
+    offset, generation = message.offset, message.anchor_generation
+    if holds(state, offset, generation):
+        state.match_offset = max(state.match_offset, offset, state.start_offset)
+        reply(state)
+        return
+    if offset <= state.hwm:
+        stop(state, f"anchor ({offset}, {generation}) contradicts what is committed up to {state.hwm}")
+        return
+    state.effects.append(Install(offset, generation, message.run_start))
+    state.table.replace(generation, message.run_start)
+    state.start_offset = state.end_offset = state.hwm = offset
+    state.flushed_offset = state.match_offset = 0
+    state.log_start = max(state.log_start, offset)
+    state.effects.append(HwmMoved(offset))
+
+
 def flushed(state: State) -> None:
     """Follower: more is on disk. Tell the leader what of it counts."""
+    if state.match_offset < state.start_offset:
+        state.match_offset = state.start_offset  # an anchor has been installed
     if state.leader and reportable(state) > state.reported_offset:
         reply(state)
     if state.is_suspect:
@@ -158,6 +192,7 @@ def _write(state: State, message: Append) -> bool:
     ends: at our log's end, or at the first record of another generation, which is cut with all behind it.
     """
     base, end, generation = message.prev_offset, message.end_offset, message.span_generation
+    base = max(base, min(state.start_offset, end))
     if base < state.end_offset and state.table.before(base + 1) == generation:
         base = state.table.run_end(base, state.end_offset)
     if base >= end:

@@ -88,6 +88,13 @@ class State:
     flushed_offset: int = 0
     # Runs of the log up to end_offset; its last generation <= generation.
     table: GenerationTable = field(default_factory=GenerationTable)
+    # Where readers may begin (see log_start.py): known here; handed to the disk, as far as our log is flushed
+    # and committed; on disk. start_offset <= log_start; saved <= kept <= log_start.
+    log_start: int = 0
+    kept_log_start: int = 0
+    saved_log_start: int = 0
+    # Leader: on disk of a majority.
+    held_log_start: int = 0
     # Everything below is committed. Never falls while this replica lives; volatile across restarts.
     hwm: int = 0
 
@@ -141,6 +148,11 @@ class State:
         return len(self.peers) + 1
 
     @property
+    def is_installing(self) -> bool:
+        """An anchor takes the place of the log, and is not durable yet."""
+        return self.flushed_offset < self.start_offset
+
+    @property
     def is_saved(self) -> bool:
         return self.saved_token >= self.vote_token
 
@@ -177,6 +189,8 @@ def check(state: State) -> None:
     table, role = state.table, state.role
     rules = {
         "start <= hwm <= end": state.start_offset <= state.hwm <= state.end_offset,
+        "start <= log start": state.start_offset <= state.log_start,
+        "log start saved <= kept <= known": state.saved_log_start <= state.kept_log_start <= state.log_start,
         "flushed <= end": state.flushed_offset <= state.end_offset,
         "match <= end": state.match_offset <= state.end_offset,
         "saved <= asked": state.saved_token <= state.vote_token,
@@ -196,6 +210,7 @@ def check(state: State) -> None:
         "grant waits for the vote": not state.grant_owed_to or state.grant_owed_to == state.vote,
     }
     if role is Role.LEADER:
+        rules["log start <= end"] = state.log_start <= state.end_offset
         rules["own generation starts at its election"] = (
             table.last < state.generation or table.starts[-1] == state.own_start_offset
         )

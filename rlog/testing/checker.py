@@ -13,6 +13,7 @@ are how a record is recognised.
 | revived | reported as *not* written (outcome "no"), and in the log | 4 |
 | backwards | a reader's offsets did not grow | 2 |
 | gap | a reader was not shown a committed record between two that it was shown | 2 |
+| undeleted | a record below an acknowledged deletion, in the log or seen by a later reader | 2 |
 | reordered | acknowledged before another write began, and behind it; or a producer's own order not kept | 2 |
 | two leaders | one generation of one partition led by two incarnations | 3 |
 | generation | a generation went backwards on some disk | 3 |
@@ -38,6 +39,7 @@ Kind = Literal[
     "revived",
     "backwards",
     "gap",
+    "undeleted",
     "reordered",
     "two leaders",
     "generation",
@@ -78,6 +80,16 @@ class Read:
 
 
 @dataclass(frozen=True, slots=True)
+class Deletion:
+    """Somebody asked to delete what lies below `offset`. completed: when it was acknowledged, if it was."""
+
+    partition: str
+    offset: int
+    invoked: float
+    completed: float = inf
+
+
+@dataclass(frozen=True, slots=True)
 class Led:
     """`node` in its `incarnation` acted as leader of a partition in a generation."""
 
@@ -98,13 +110,17 @@ class Persisted:
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """One replica's log as read back at the end. `batches` maps a base offset to the batch's bytes."""
+    """One replica's log as read back at the end. `batches` maps a base offset to the batch's bytes.
+
+    start: the first offset that is not deleted.
+    """
 
     node: int
     partition: str
     hwm: int
     batches: Mapping[int, bytes]
     records: Mapping[int, bytes]  # data records only: offset to value
+    start: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,12 +139,14 @@ class Violation:
 class History:
     """Everything seen in one run. Reads and generations are in the order in which they were seen.
 
-    starts: the offset from which a session asked to read, where it named one.
+    starts: the offset from which a session asked to read, where it named one. began: when it did.
     """
 
     writes: list[Write] = field(default_factory=list)
     reads: list[Read] = field(default_factory=list)
     starts: dict[str, int] = field(default_factory=dict)
+    began: dict[str, float] = field(default_factory=dict)
+    deletions: list[Deletion] = field(default_factory=list)
     leaders: list[Led] = field(default_factory=list)
     generations: list[Persisted] = field(default_factory=list)
     copies: list[Copy] = field(default_factory=list)
@@ -142,38 +160,79 @@ def check(history: History) -> list[Violation]:
     found = [*two_leaders(history.leaders), *generations_backwards(history.generations)]
     found.extend(diverged_copies(history.copies))
     finals = final_logs(history.copies)
+    starts = {copy.partition: copy.start for copy in longest_copies(history.copies)}
+    found.extend(over_deleted(starts, history.deletions))
+    found.extend(undeleted(history, starts))
     partitions = {write.partition for write in history.writes} | {read.partition for read in history.reads}
     for partition in sorted(partitions | set(finals)):
         log = finals.get(partition, {})
+        start = starts.get(partition, 0)
         writes = [write for write in history.writes if write.partition == partition]
         reads = [read for read in history.reads if read.partition == partition]
-        found.extend(lost_writes(writes, log))
+        found.extend(lost_writes(writes, log, start))
         found.extend(duplicates(writes, log))
         found.extend(revived_writes(writes, log))
         found.extend(inconsistent_offsets(writes, reads, log))
-        found.extend(phantoms(partition, writes, reads, log))
+        found.extend(phantoms(partition, writes, reads, log, start))
         found.extend(broken_sessions(reads, log, history.starts))
         found.extend(reordered_writes(writes, log))
     return found
 
 
-def final_logs(copies: Iterable[Copy]) -> dict[str, Log]:
-    """Per partition, the committed data records of the copy with the highest high-water mark."""
+def longest_copies(copies: Iterable[Copy]) -> list[Copy]:
+    """Per partition, the copy with the highest high-water mark."""
     best: dict[str, Copy] = {}
     for copy in copies:
         if copy.partition not in best or copy.hwm > best[copy.partition].hwm:
             best[copy.partition] = copy
+    return list(best.values())
+
+
+def final_logs(copies: Iterable[Copy]) -> dict[str, Log]:
+    """Per partition, the committed data records of the longest copy."""
     return {
-        partition: {offset: value for offset, value in copy.records.items() if offset < copy.hwm}
-        for partition, copy in best.items()
+        copy.partition: {
+            offset: value for offset, value in copy.records.items() if copy.start <= offset < copy.hwm
+        }
+        for copy in longest_copies(copies)
     }
 
 
-def lost_writes(writes: Iterable[Write], log: Log) -> Iterator[Violation]:
-    """Each acknowledged record is at the offset of its receipt (or somewhere, when the receipt has none)."""
+def over_deleted(starts: Mapping[str, int], deletions: Iterable[Deletion]) -> Iterator[Violation]:
+    """Nothing is deleted that nobody asked to delete."""
+    asked: dict[str, int] = {}
+    for deletion in deletions:
+        asked[deletion.partition] = max(deletion.offset, asked.get(deletion.partition, 0))
+    for partition, start in starts.items():
+        if start > asked.get(partition, 0):
+            yield Violation("lost", partition, f"the log starts at {start}, asked for was {asked}")
+
+
+def undeleted(history: History, starts: Mapping[str, int]) -> Iterator[Violation]:
+    """What was acknowledged as deleted is not in the log, nor seen by a session that began later."""
+    for deletion in history.deletions:
+        if deletion.completed < inf and starts.get(deletion.partition, deletion.offset) < deletion.offset:
+            detail = f"deleted below {deletion.offset}, the log starts at {starts[deletion.partition]}"
+            yield Violation("undeleted", deletion.partition, detail)
+    for read in history.reads:
+        for deletion in history.deletions:
+            began = history.began.get(read.session, -inf)
+            is_later = deletion.partition == read.partition and began > deletion.completed
+            if is_later and read.offset < deletion.offset:
+                detail = f"{read.session} read {read.offset}, deleted below {deletion.offset} before it began"
+                yield Violation("undeleted", read.partition, detail)
+
+
+def lost_writes(writes: Iterable[Write], log: Log, start: int = 0) -> Iterator[Violation]:
+    """Each acknowledged record is at the offset of its receipt, unless that is deleted, below `start`.
+
+    Where the receipt has no offset, it is somewhere, or nothing can be said of it.
+    """
     values = set(log.values())
     for write in writes:
-        if write.outcome != "ok":
+        if write.outcome != "ok" or (write.offset is not None and write.offset < start):
+            continue
+        if write.offset is None and start:
             continue
         if write.offset is None and write.value not in values:
             yield Violation("lost", write.partition, f"{_show(write.value)} was acked and is nowhere")
@@ -217,14 +276,16 @@ def inconsistent_offsets(writes: Iterable[Write], reads: Iterable[Read], log: Lo
             yield Violation("inconsistent", partition, detail)
 
 
-def phantoms(partition: str, writes: Iterable[Write], reads: Iterable[Read], log: Log) -> Iterator[Violation]:
-    """Every record in the log was written by somebody, and every record read is in the log."""
+def phantoms(
+    partition: str, writes: Iterable[Write], reads: Iterable[Read], log: Log, start: int = 0
+) -> Iterator[Violation]:
+    """Every record in the log was written by somebody, and every record read is in the log, or was."""
     written = {write.value for write in writes}
     for offset, value in log.items():
         if value not in written:
             yield Violation("phantom", partition, f"{_show(value)} at {offset} was written by nobody")
     for read in reads:
-        if read.offset not in log:
+        if read.offset >= start and read.offset not in log:
             detail = f"{read.session} read {_show(read.value)} at {read.offset}, which is not in the log"
             yield Violation("phantom", partition, detail)
 
@@ -319,6 +380,8 @@ def diverged_copies(copies: Iterable[Copy]) -> Iterator[Violation]:
     for copy in sorted(copies, key=lambda copy: -copy.hwm):
         reference = references.setdefault(copy.partition, copy)
         for offset in sorted({*reference.batches, *copy.batches}):
+            if offset < max(copy.start, reference.start):
+                continue
             if offset >= min(copy.hwm, reference.hwm):
                 break
             if copy.batches.get(offset) != reference.batches.get(offset):

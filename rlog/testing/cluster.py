@@ -212,6 +212,7 @@ class Cluster:
         ends = {(one.hwm, one.end_offset, one.log.flushed_offset) for one in partitions}
         return (
             len(partitions) == len(nodes)
+            and len({one.log.start_offset for one in partitions}) == 1
             and len(ends) == 1
             and len(set(ends.pop())) == 1
             and sum(one.serving for one in partitions) == 1
@@ -271,4 +272,4 @@ def _copy_of(node_id: int, partition: Partition) -> Copy:
         for batch in iterate_batches(data)
     }
     records = {record.offset: record.value or b"" for record in decode_records(data)}
-    return Copy(node_id, partition.name, partition.hwm, batches, records)
+    return Copy(node_id, partition.name, partition.hwm, batches, records, partition.start_offset)

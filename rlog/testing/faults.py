@@ -43,6 +43,7 @@ class Profile:
     stays its own), a leader's process at its first commit (nobody is told of it), a machine's power at the
     first flush after a cut. config: settings of the nodes that differ from the default.
     topics: name to partitions. value_bytes: records of this size, one in a batch; None for any.
+    deletions: mean seconds between two deletions of a partition's oldest records; None for none.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Profile:
     config: dict[str, int] = field(default_factory=dict)
     topics: dict[str, int] = field(default_factory=lambda: {"orders": 2, "audit": 1})
     value_bytes: int | None = None
+    deletions: float | None = None
 
 
 _EVERYTHING = {
@@ -72,7 +74,7 @@ _EVERYTHING = {
 }
 
 PROFILES = (
-    Profile("everything", 0.8, _EVERYTHING),
+    Profile("everything", 0.8, _EVERYTHING, deletions=3.0),
     # A leader cut off with its clients: it appends what will be cut, and its disk is late about it.
     Profile(
         "divergence",
@@ -113,6 +115,16 @@ PROFILES = (
             "election_timeout_min_ms": 100,
             "election_timeout_max_ms": 200,
         },
+    ),
+    # Logs that lose their beginning all the time, in small segments, while replicas are away for long: they
+    # come back below the start of their leader's log.
+    Profile(
+        "deletion",
+        0.9,
+        {"isolate": 6, "kill": 4, "power_cut": 6, "power_cut_all": 1, "stall": 2, "restart": 2, "reset": 2},
+        disk=DiskSettings(sync=2e-3, slow_chance=0.05, slow=0.2),
+        config={"segment_bytes_max": 2048, "tail_bytes_max": 1024},
+        deletions=0.25,
     ),
 )
 

@@ -1,9 +1,9 @@
 """What must hold in a running cluster at every step, checked after each handle of each node.
 
-SAFETY's list: a replica's own `check()` · the high-water mark and the generation only grow · flushed <=
-dirty · what is committed is flushed on a majority · one content for each committed offset, on every replica
-(leader completeness and log matching) · a new leader holds everything committed · what was flushed survives
-a crash.
+SAFETY's list: a replica's own `check()` · the high-water mark, the log start and the generation only grow ·
+flushed <= dirty · what is committed is flushed on a majority · one content for each committed offset, on
+every replica (leader completeness and log matching) · a new leader holds everything committed · what was
+flushed survives a crash, and so does what was deleted.
 
 A handle that changed nothing costs one comparison per partition: the state of a replica is a tuple, and only
 a different tuple is looked at.
@@ -50,13 +50,16 @@ class Committed:
 class _Seen:
     """One replica as it was after the last handle."""
 
-    __slots__ = ("cut_counter", "flushed", "hwm", "led_generation", "log", "partition", "state", "was_cut")
+    __slots__ = (
+        "base", "cut_counter", "flushed", "hwm", "led_generation", "log", "partition", "state", "was_cut"
+    )  # fmt: skip
 
     def __init__(self, partition: Any, flushed: int) -> None:
         self.partition = partition
         self.log = partition.log
         self.state: tuple[Any, ...] = ()
         self.hwm = 0
+        self.base = self.log.base_offset
         self.led_generation = 0  # in which a commit of this leader was seen
         self.cut_counter = self.log.cut_counter
         self.flushed = flushed
@@ -72,6 +75,9 @@ class Invariants:
         self.majority = voters // 2 + 1
         self.cuts = 0
         self.elections = 0
+        self.trims = 0  # of files
+        self.installs = 0  # of anchors, in the place of a log
+        self.log_starts: dict[tuple[str, int], int] = {}  # as `flushed`, of what is known to be on disk
         # Told at once: (what, node id), where what is "elected" or "first commit" of a leader, or
         # "flush after a cut" of any replica.
         self.listener: Callable[[str, int], None] = lambda what, node_id: None
@@ -114,6 +120,8 @@ class NodeWatch:
                 log.end_offset,
                 log.flushed_offset,
                 log.cut_counter,
+                log.base_offset,
+                replica.held_log_start,
                 seen.partition.fenced,
             )
             if state != seen.state:
@@ -132,6 +140,10 @@ class NodeWatch:
                 self._violated(
                     partition.name, f"flushed up to {flushed}, {partition.log.end_offset} came back"
                 )
+            log_start = self._all.log_starts.get(key, 0)
+            if partition.log.start_offset < log_start:
+                detail = f"log start {log_start} kept, {partition.log.start_offset} came back"
+                self._violated(partition.name, detail, "undeleted")
             seen = _Seen(partition, flushed)
             self._seen.append(seen)
             self._generation_on_disk(seen)
@@ -152,6 +164,7 @@ class NodeWatch:
             self._violated(name, f"flushed (core, log) and end (log, core) out of order: {ends}")
         if partition.fenced is not None and not self.is_stopping:
             self._violated(name, f"fenced: {partition.fenced}")
+        self._check_start(seen)
         self._check_flushed(seen)
         if replica.role is Role.LEADER and (not before or before[1:3] != (replica.role, replica.generation)):
             self._elected(seen)
@@ -164,6 +177,22 @@ class NodeWatch:
                 self._moments.append("first commit")
             self._check_content(seen, seen.hwm, replica.hwm)
             seen.hwm = replica.hwm
+
+    def _check_start(self, seen: _Seen) -> None:
+        """Files go only below what is committed and to be deleted; an anchor replaces only what lags."""
+        replica, log, name = seen.partition.replica, seen.log, seen.partition.name
+        if not log.base_offset <= min(replica.hwm, log.start_offset):
+            places = (log.base_offset, log.start_offset, replica.hwm)
+            self._violated(name, f"base, log start and high-water mark out of order: {places}")
+        if log.base_offset < seen.base:
+            self._violated(name, f"its files begin at {log.base_offset}, and began at {seen.base}")
+        if log.base_offset > seen.base:
+            self._all.trims += 1
+            self._all.installs += log.flushed_offset == 0
+            seen.base = log.base_offset
+        if replica.saved_log_start > replica.log_start:
+            self._violated(name, f"log start {replica.saved_log_start} saved of {replica.log_start}")
+        self._all.log_starts[name, self._node_id] = replica.saved_log_start
 
     def _generation_on_disk(self, seen: _Seen) -> None:
         """Called when the generation is known to be fsynced: as found at start, and once it leads."""
@@ -206,6 +235,7 @@ class NodeWatch:
     def _check_content(self, seen: _Seen, start: int, end: int) -> None:
         """[start, end) of this replica is what was committed first at these offsets."""
         committed, name = self._all.committed_of(seen.partition.name), seen.partition.name
+        start = max(start, seen.log.base_offset)
         try:
             data = b"".join(seen.log.read(start, bytes_max=READ_BYTES, end_max=end)) if start < end else b""
         except RlogError as error:

@@ -17,12 +17,14 @@ import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import inf
 from random import Random
 
 from rlog.testing.checker import History, Violation, check
 from rlog.testing.cluster import Cluster
 from rlog.testing.faults import Faults, Profile, profile_of
 from rlog.testing.invariants import Invariants
+from rlog.testing.janitor import Janitor
 from rlog.testing.loop import SimLoop, SimulationError, Trace
 from rlog.testing.network import Network
 from rlog.testing.workload import Workload
@@ -85,6 +87,11 @@ class _Simulation:
         self._workload = Workload(
             self._cluster, _fork(random), self._history, profile.topics, profile.value_bytes
         )
+        self._janitor = None
+        if profile.deletions is not None:
+            self._janitor = Janitor(
+                self._cluster, _fork(random), self._history, profile.topics, profile.deletions
+            )
         self._faults = Faults(self._cluster, _fork(random), profile)
         self._invariants.listener = self._faults.moment
         self._random = _fork(random)
@@ -97,11 +104,15 @@ class _Simulation:
         for node_id in self._cluster.node_ids:
             self._cluster.start(node_id)
         self._workload.start()
+        if self._janitor is not None:
+            self._janitor.start()
         await asyncio.sleep(WARM_UP_SECONDS)
         await self._faults.run(seconds)
         if self._random.random() < 0.5:  # what only memory knew is forgotten everywhere before the verdict
             self._faults.everything_off_and_on()
         await self._expect("liveness", self._workload.probe(), LIVENESS_SECONDS)
+        if self._janitor is not None:
+            self._janitor.stop()
         await self._expect("close", self._workload.stop(), LIVENESS_SECONDS)
         await self._expect("quiet", self._cluster.settle(), QUIET_SECONDS)
         self._cluster.read_back(self._history)
@@ -145,6 +156,9 @@ class _Simulation:
             "elections": len(leaders),
             "leader_changes": len(leaders) - len({led.partition for led in leaders}),
             "cuts": self._invariants.cuts,
+            "deletions": sum(deletion.completed < inf for deletion in self._history.deletions),
+            "trims": self._invariants.trims,
+            "installs": self._invariants.installs,
             "kills": self._cluster.counts["kills"],
             "power_cuts": self._cluster.counts["power_cuts"],
             "lost_writes": self._cluster.counts["lost_writes"],

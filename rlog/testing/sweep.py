@@ -13,7 +13,7 @@ from rlog.testing.simulation import Result, run
 
 # A sweep of this many seeds or more that never met one of these proves less than it says.
 SEEDS_THAT_MEET_ALL = 20
-MUST_OCCUR = ("elections", "cuts", "power_cuts", "lost_writes", "unknown")
+MUST_OCCUR = ("elections", "cuts", "power_cuts", "lost_writes", "unknown", "deletions", "trims", "installs")
 
 
 def _run_one(task: tuple[int, float, int]) -> Result:

@@ -189,6 +189,7 @@ class Workload:
             session = f"{name}.{self.sessions}"
             topic, index = random.choice(self._partitions)
             start = self._start(random, f"{topic}-{index}")
+            self._history.began[session] = self._loop.time()
             if start != "latest":
                 self._history.starts[session] = 0 if start == "earliest" else start
             try:

@@ -7,7 +7,7 @@ One frame, all integers big-endian:
     |        |  |  |      | 8 bytes      | 16 bytes    | node id  |             |        | length |        |
     +--------+--+--+------+--------------+-------------+----------+-------------+--------+--------+--------+
     | head: `head length` bytes, one message after the other (or JSON, for a Hello and a Refusal)          |
-    | payload: the rest, the record batches of the Appends in the head, in the same order                  |
+    | payload: the rest, the record batches of the Appends in the head, and anchors, in the same order     |
 
 * `length` counts the whole frame, header included; a frame above the receiver's cap is refused before a
   byte of its body is read.
@@ -15,7 +15,8 @@ One frame, all integers big-endian:
   a batch's own CRC covers it from byte 21 on, and bytes 0..17 and the CRC field itself are *determined* by
   the Append that announces them: base offset and generation by prev_offset, end_offset and span_generation
   (the run is dense and of one generation), length by the exact total, magic by being 2, and a changed CRC
-  field by not matching. `checked_span` makes these comparisons before a byte of a payload is used.
+  field by not matching. `checked_span` makes these comparisons before a byte of a payload is used. An anchor
+  ends with a CRC of its own.
 * cluster, sender and incarnation are compared with what the Hello of the connection said, the target uuid
   with the reader's own (all zero, in a Hello only: not known yet).
 
@@ -37,7 +38,16 @@ from crc32c import crc32c
 
 from rlog._core import Span
 from rlog.errors import CorruptBatch, ProtocolError
-from rlog.raft.messages import Append, AppendReply, Heartbeat, HeartbeatReply, Message, VoteReply, VoteRequest
+from rlog.raft.messages import (
+    Append,
+    AppendReply,
+    Heartbeat,
+    HeartbeatReply,
+    InstallAnchor,
+    Message,
+    VoteReply,
+    VoteRequest,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -91,14 +101,15 @@ def cluster_hash(cluster_id: str) -> bytes:
 
 # ---------------------------------------------------------------------------------------------- messages
 # Each is: kind (one byte), partition index, then its fields in the order of the dataclass; offsets are int64,
-# generations int32 (Kafka's partitionLeaderEpoch). An Append ends with the length of its payload.
+# generations int32 (Kafka's partitionLeaderEpoch). Those that carry a payload end with its length.
 
 _VOTE_REQUEST = Struct(">BIiiq?")
-_VOTE_REPLY = Struct(">BIi???")
+_VOTE_REPLY = Struct(">BIi???q")
 _APPEND = Struct(">BIiqiqiqI")
 _APPEND_REPLY = Struct(">BIi?qqqi")
-_HEARTBEAT = Struct(">BIiqiqq")
-_HEARTBEAT_REPLY = Struct(">BIi?qqqqi")
+_HEARTBEAT = Struct(">BIiqiqqq")
+_HEARTBEAT_REPLY = Struct(">BIi?qqqqiq")
+_INSTALL_ANCHOR = Struct(">BIiqiqqI")
 
 
 def _pack_vote_request(partition: int, m: VoteRequest) -> bytes:
@@ -106,7 +117,7 @@ def _pack_vote_request(partition: int, m: VoteRequest) -> bytes:
 
 
 def _pack_vote_reply(partition: int, m: VoteReply) -> bytes:
-    return _VOTE_REPLY.pack(2, partition, m.generation, m.granted, m.pre, m.suspect)
+    return _VOTE_REPLY.pack(2, partition, m.generation, m.granted, m.pre, m.suspect, m.log_start)
 
 
 def _pack_append(partition: int, m: Append, payload_bytes: int) -> bytes:
@@ -137,7 +148,9 @@ def _pack_append_reply(partition: int, m: AppendReply) -> bytes:
 
 
 def _pack_heartbeat(partition: int, m: Heartbeat) -> bytes:
-    return _HEARTBEAT.pack(5, partition, m.generation, m.prev_offset, m.prev_generation, m.hwm, m.round)
+    return _HEARTBEAT.pack(
+        5, partition, m.generation, m.prev_offset, m.prev_generation, m.hwm, m.round, m.log_start
+    )
 
 
 def _pack_heartbeat_reply(partition: int, m: HeartbeatReply) -> bytes:
@@ -151,6 +164,13 @@ def _pack_heartbeat_reply(partition: int, m: HeartbeatReply) -> bytes:
         m.round,
         m.conflict_offset,
         m.conflict_generation,
+        m.log_start,
+    )
+
+
+def _pack_install_anchor(partition: int, m: InstallAnchor, payload_bytes: int) -> bytes:
+    return _INSTALL_ANCHOR.pack(
+        7, partition, m.generation, m.offset, m.anchor_generation, m.run_start, m.log_start, payload_bytes
     )
 
 
@@ -172,9 +192,11 @@ _UNPACK: dict[int, tuple[Struct, Callable[..., Message]]] = {
 
 
 def encode_message(partition: int, message: Message, payload_bytes: int = 0) -> bytes:
-    """The head entry of one message. payload_bytes: how many bytes of batches follow for an Append."""
+    """The head entry of one message. payload_bytes: how many bytes of batches, or of an anchor, follow."""
     if type(message) is Append:
         return _pack_append(partition, message, payload_bytes)
+    if type(message) is InstallAnchor:
+        return _pack_install_anchor(partition, message, payload_bytes)
     return _PACK[type(message)](partition, message)
 
 
@@ -192,6 +214,15 @@ def decode_messages(head: Buffer, payload: Buffer) -> list[Envelope]:
                 append = Append(*fields)
                 _check_append(append, size, len(batches) - taken)
                 envelopes.append(Envelope(partition, append, batches[taken : taken + size] if size else None))
+                taken += size
+                continue
+            if kind == 7:
+                _, partition, *fields, size = _INSTALL_ANCHOR.unpack_from(view, at)
+                at += _INSTALL_ANCHOR.size
+                if not 0 < size <= len(batches) - taken:
+                    raise ProtocolError(f"an anchor of {size} bytes, {len(batches) - taken} are left")
+                anchor = InstallAnchor(*fields)
+                envelopes.append(Envelope(partition, anchor, batches[taken : taken + size]))
                 taken += size
                 continue
             if kind not in _UNPACK:

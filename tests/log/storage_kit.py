@@ -2,7 +2,17 @@
 
 from random import Random
 
-from rlog._core import BatchBuilder, BatchInfo, DiskJob, Span, SpanBuilder, Vfs, check_client_batches
+from rlog._core import (
+    BatchBuilder,
+    BatchInfo,
+    DiskJob,
+    Span,
+    SpanBuilder,
+    Vfs,
+    check_client_batches,
+    iterate_batches,
+)
+from rlog.log.anchor import Anchor
 from rlog.log.format import APPEND_TIME_BIT
 from rlog.log.log import PartitionLog
 from rlog.log.producers import ProducerTable
@@ -75,10 +85,10 @@ def settle(storage: Storage) -> None:
         pass
 
 
-def contents(log: PartitionLog, start: int = 0) -> bytes:
-    """The log's bytes from the batch that holds `start` to the end."""
+def contents(log: PartitionLog, start: int | None = None) -> bytes:
+    """The log's bytes from the batch that holds `start`, or from where its files begin, to the end."""
     parts: list[memoryview] = []
-    end = start
+    end = log.base_offset if start is None else start
     while end < log.end_offset:
         parts += log.read(end, bytes_max=1 << 30, end_max=log.end_offset)
         end = log.boundary(end, bytes_max=1 << 30, end_max=log.end_offset)
@@ -88,6 +98,17 @@ def contents(log: PartitionLog, start: int = 0) -> bytes:
 def operations(job: DiskJob) -> list[str]:
     """The job's operations in words, directories left out."""
     return [" ".join(part.rpartition("/")[2] for part in job.operation(i).split()) for i in range(len(job))]
+
+
+def anchor_of(history: list[Span], offset: int) -> Anchor:
+    """What stands for `history` below `offset`."""
+    infos = iterate_batches(b"".join(bytes(span) for span in history if span.end_offset <= offset))
+    runs: dict[int, int] = {}
+    for info in infos:
+        runs.setdefault(info.generation, info.base_offset)
+    assert infos[-1].last_offset + 1 == offset, "not a boundary"
+    generation = infos[-1].generation
+    return Anchor(offset, generation, runs[generation], rebuilt_producers(infos).batches())
 
 
 def rebuilt_producers(infos: list[BatchInfo]) -> ProducerTable:

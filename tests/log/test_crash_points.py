@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from rlog._core import DiskJob, Span, Vfs, iterate_batches
+from rlog._core import BatchInfo, DiskJob, Span, Vfs, iterate_batches
 from rlog.errors import DataDirectoryError
 from rlog.log.log import PartitionLog
 from rlog.log.storage import Storage
 from rlog.testing.disk import MemoryDisk
-from tests.log.storage_kit import NAME, contents, make_span, open_storage, rebuilt_producers
+from tests.log.storage_kit import NAME, anchor_of, contents, make_span, open_storage, rebuilt_producers
 
 SUBSETS_MAX = 32  # below it all are tried, above it this many at random, and the two extremes
 DIRECTORY = "/data"
@@ -29,14 +29,16 @@ DIRECTORY = "/data"
 class Book:
     """What a recovery owes.
 
-    histories: logs that may be found (any prefix of any, at a batch boundary); more than one while it is open
-    whether a cut is durable. acked: offset up to which the last of them must be found.
+    histories: logs that may be found (any prefix of any, at a batch boundary, what is deleted left out); more
+    than one while it is open whether a cut is durable. acked: offset up to which the last of them must be
+    found. trimmed: the log starts that may be found, the durable one first.
     votes: those that may be found, the durable one first. uuid: of the replica, once it was told to anyone.
     """
 
     histories: list[list[Span]] = field(default_factory=lambda: [[]])
     acked: int = 0
     votes: list[tuple[int, int]] = field(default_factory=lambda: [(0, 0)])
+    trimmed: list[int] = field(default_factory=lambda: [0])
     incarnation: int = 0
     uuid: str = ""
 
@@ -44,14 +46,16 @@ class Book:
         log = storage.logs[NAME]
         assert (log.damage, log.suspect) == (None, False), (log.damage, log.suspect)
         assert log.flushed_offset == log.end_offset
-        found = contents(log)
-        assert any(b"".join(history).startswith(found) for history in self.histories), "not a prefix"
+        assert log.base_offset <= log.start_offset
+        assert log.start_offset in self.trimmed, f"log start {log.start_offset}, not of {self.trimmed}"
+        infos = self.batches_of(log)
         assert log.end_offset >= self.acked, f"acked up to {self.acked}, found {log.end_offset}"
-        infos = iterate_batches(found)
         runs: dict[int, int] = {}
         for info in infos:
             runs.setdefault(info.generation, info.base_offset)
-        assert log.generations.entries() == list(runs.items()), "SAFETY 3: generations that own a batch"
+        entries = log.generations.entries()
+        assert entries == list(runs.items())[-len(entries) :], "SAFETY 3: generations that own a batch"
+        assert not runs or entries[0][1] < log.base_offset or len(entries) == len(runs), "SAFETY 26"
         assert log.producers == rebuilt_producers(infos), "SAFETY 13"
         generation, vote = storage.meta.vote(NAME)
         assert (generation, vote) in self.votes or generation == log.last_generation, "SAFETY 1"
@@ -59,6 +63,22 @@ class Book:
         assert storage.meta.incarnation > self.incarnation
         if self.uuid:
             assert storage.meta.replica_uuid == self.uuid
+
+    def batches_of(self, log: PartitionLog) -> list[BatchInfo]:
+        """All that was ever written to a log that may be found, deleted records included."""
+        infos = iterate_batches(b"".join(map(bytes, self.found(log))))
+        return [info for info in infos if info.last_offset < log.end_offset]
+
+    def found(self, log: PartitionLog) -> list[Span]:
+        """The history that this log is a part of."""
+        found, base = contents(log), log.base_offset
+        for history in reversed(self.histories):
+            kept = b"".join(
+                span.slice(max(base, span.base_offset)) for span in history if span.end_offset > base
+            )
+            if kept.startswith(found):
+                return history
+        raise AssertionError("not a prefix of any history")
 
 
 class Life:
@@ -70,9 +90,11 @@ class Life:
         self.storage: Storage
         self._vote_sequence = 0
         self._cut_sequence = 0
+        self._trim_sequence = 0
         self._random = Random(5)
         self._meta_job: DiskJob | None = None
         self._log_job: DiskJob | None = None
+        self.is_installing = False
 
     @property
     def log(self) -> PartitionLog:
@@ -85,7 +107,8 @@ class Life:
         """Go on with `storage`, just opened; jobs of before are forgotten."""
         self.storage = storage
         self._meta_job = self._log_job = None
-        self._vote_sequence = self._cut_sequence = 0
+        self.is_installing = False
+        self._vote_sequence = self._cut_sequence = self._trim_sequence = 0
         self.book.incarnation = storage.meta.incarnation
         self.book.uuid = storage.meta.replica_uuid
 
@@ -94,7 +117,7 @@ class Life:
         self.disk.kill()
 
     def append(self, generation: int, **shape: Any) -> None:
-        span = make_span(self.log.end_offset, generation, seed=self.log.cut_counter, **shape)
+        span = make_span(self.log.end_offset, generation, **{"seed": self.log.cut_counter, **shape})
         self.log.append(span)
         self.book.histories[-1].append(span)
 
@@ -103,6 +126,21 @@ class Life:
         self.book.acked = min(self.book.acked, offset)
         self.log.cut(offset)
         self._cut_sequence = self.storage.meta._sequence
+
+    def trim(self, hwm: int, offset: int) -> None:
+        self.log.committed(hwm)
+        self._trim_sequence = self.log.trim(offset)
+        if self.log.start_offset != self.book.trimmed[-1]:
+            self.book.trimmed.append(self.log.start_offset)
+
+    def install(self, history: list[Span], offset: int) -> None:
+        """The anchor at `offset` of another log, which ends there."""
+        self.book.histories.append([span for span in history if span.end_offset <= offset])
+        self.book.acked = 0
+        self.log.install(anchor_of(history, offset))
+        self.log.committed(offset)
+        self.book.trimmed.append(self.log.start_offset)
+        self.is_installing = True
 
     def vote(self, generation: int, vote: int) -> None:
         self.book.votes.append((generation, vote))
@@ -127,12 +165,18 @@ class Life:
         self.storage.meta.flush_done(job)
         if self.storage.meta.flushed_sequence >= self._vote_sequence:
             self.book.votes = self.book.votes[-1:]
-        if self.storage.meta.flushed_sequence >= self._cut_sequence:
+        if self.storage.meta.flushed_sequence >= self._cut_sequence and not self.is_installing:
             self.book.histories = self.book.histories[-1:]
+        if self.storage.meta.flushed_sequence >= self._trim_sequence and not self.is_installing:
+            self.book.trimmed = self.book.trimmed[-1:]
 
     def _log_done(self, job: DiskJob) -> None:
         self.log.flush_done(job)
         self.book.acked = self.log.flushed_offset
+        if self.is_installing and self.book.acked:
+            self.is_installing = False
+            self.book.histories = self.book.histories[-1:]
+            self.book.trimmed = self.book.trimmed[-1:]
 
     def sync_watermarks(self) -> None:
         job = self.storage.watermark_job()
@@ -201,6 +245,59 @@ def life_of_late_completions(life: Life) -> None:
     life.settle()
 
 
+def life_of_trims(life: Life) -> None:
+    """Prefixes go inside a batch, at a segment's end, and up to the log's end; before and after a restart."""
+    life.open()
+    for number in range(18):
+        life.append(1 + number // 5, size=350, producer=(5 + number % 2, 0, 2 * (number // 2)))
+    life.settle()
+    assert len(life.log._segments) == 3
+    life.trim(20, 3)
+    life.settle()
+    assert life.log.base_offset == 0
+    life.trim(30, 17)
+    life.append(4, size=200)
+    life.settle()
+    assert life.log.base_offset == 10
+    life.close()
+    life.open()
+    life.cut(34)
+    life.append(5, size=300)
+    life.trim(33, 33)
+    life.settle()
+    life.trim(life.log.end_offset, life.log.end_offset)
+    life.settle()
+    assert life.log._segments == []
+    life.append(6, size=100, producer=(5, 0, 50))
+    life.settle()
+
+
+def life_of_installs(life: Life) -> None:
+    """The anchors of leaders take the place of a log: one with a divergent tail, one in mid-flight, one that
+    has an anchor already."""
+    leader = [
+        make_span(2 * number, 1 + number // 3, size=200, producer=(9, 0, 2 * number)) for number in range(40)
+    ]
+    life.open()
+    for _ in range(12):
+        life.append(1, size=350, seed=1)
+    life.settle()
+    life.install(leader, 22)  # inside what it holds
+    life.settle()
+    life.append(leader[11].generation, size=150, producer=(9, 0, 22))
+    life.settle(steps=3)
+    life.install(leader, 48)
+    life.settle(steps=2)
+    life.settle()
+    for number in range(3):
+        life.append(20 + number, size=900)
+    life.settle()
+    life.install([*leader, make_span(80, 30)], 82)
+    life.settle()
+    life.append(31, size=100)
+    life.settle()
+
+
 def subsets(disk: MemoryDisk, random: Random) -> Iterator[list[int]]:
     """Outcomes of a power cut: for each unsynced effect, which version is kept."""
     counts = disk.unsynced()
@@ -233,7 +330,13 @@ def crash_everywhere(
     return points
 
 
-SCRIPTS = [life_of_appends_votes_and_rolls, life_of_cuts, life_of_late_completions]
+SCRIPTS = [
+    life_of_appends_votes_and_rolls,
+    life_of_cuts,
+    life_of_late_completions,
+    life_of_trims,
+    life_of_installs,
+]
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

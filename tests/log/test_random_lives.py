@@ -1,4 +1,5 @@
-"""Random lives of one log: appends, cuts, votes and half-done jobs, with kills, power cuts and restarts."""
+"""Random lives of one log: appends, cuts, trims, installed anchors, votes, half-done jobs; kills, power cuts
+and restarts."""
 
 from collections.abc import Callable
 from random import Random
@@ -38,10 +39,12 @@ class RandomLife:
         )
         self.disk = MemoryDisk(self.random)
         self.life = Life(self.disk)
-        self.spans = self.reopened = 0
+        self.spans = self.reopened = self.hwm = 0
         self.steps: list[tuple[Callable[[], None], int]] = [
             (self.append, 10),
             (self.cut, 6),
+            (self.trim, 2),
+            (self.install, 1),
             (self.run_some, 8),
             (self.life.settle, 2),
             (self.life.sync_watermarks, 1),
@@ -62,28 +65,63 @@ class RandomLife:
         return self.reopened
 
     def append(self) -> None:
-        random, log, book = self.random, self.life.log, self.life.book
+        log, book = self.life.log, self.life.book
+        if self.life.is_installing:
+            return
+        span = self.span(log.end_offset, max(1, log.last_generation + self.random.choice([0, 0, 1])))
+        log.append(span)
+        book.histories[-1] += single_batches(bytes(span))
+
+    def span(self, base: int, generation: int) -> Span:
+        random = self.random
         self.spans += 1
-        span = make_span(
-            log.end_offset,
-            max(1, log.last_generation + random.choice([0, 0, 1])),
+        return make_span(
+            base,
+            generation,
             seed=self.spans,
             batches=random.randint(1, 4),
             size=random.choice([10, 100, 300, 900, 3000]),
             producer=random.choice([None, (random.randint(0, 2), 0, random.randint(0, 100))]),
             append_time_ms=random.choice([-1, self.spans]),
         )
-        log.append(span)
-        book.histories[-1] += single_batches(bytes(span))
+
+    def boundaries(self) -> list[int]:
+        """Those that are not committed, and the last that is."""
+        ends = [0, *(span.end_offset for span in self.life.book.histories[-1])]
+        return [end for end in ends if end >= self.hwm]
 
     def cut(self) -> None:
         log = self.life.log
-        ends = [0, *(span.end_offset for span in self.life.book.histories[-1])][-8:]
-        bases = [segment.base_offset for segment in log._segments]
+        ends = self.boundaries()[-8:]
+        bases = [segment.base_offset for segment in log._segments if segment.base_offset >= self.hwm]
         offset = self.random.choice(self.random.choice([ends, bases or ends]))
         if offset < log.end_offset:
             self.life.cut(offset)
             self.look()
+
+    def trim(self) -> None:
+        """Commit something that is flushed, and delete something that is committed."""
+        log = self.life.log
+        flushed = [end for end in self.boundaries() if end <= log.flushed_offset]
+        if flushed and not self.life.is_installing:
+            self.hwm = self.random.choice(flushed)
+            start = self.random.randint(max(0, self.hwm - 30), self.hwm)
+            if start > log.start_offset:
+                self.life.trim(self.hwm, start)
+
+    def install(self) -> None:
+        """The anchor of a leader whose log went its own way from what is committed here."""
+        if self.life.is_installing:
+            return
+        history = [span for span in self.life.book.histories[-1] if span.end_offset <= self.hwm]
+        generation = self.life.log.last_generation
+        for _ in range(self.random.randint(1, 5)):
+            generation += self.random.randint(0, 1)
+            span = self.span(history[-1].end_offset if history else 0, generation + 1)
+            history += single_batches(bytes(span))
+        offset = self.random.choice([span.end_offset for span in history if span.end_offset > self.hwm])
+        self.hwm = offset
+        self.life.install(history, offset)
 
     def run_some(self) -> None:
         self.life.settle(steps=self.random.randint(1, 12))
@@ -94,8 +132,9 @@ class RandomLife:
 
     def look(self) -> None:
         log = self.life.log
-        written = b"".join(bytes(span) for span in self.life.book.histories[-1])
-        assert contents(log) == written
+        history = self.life.book.histories[-1]
+        written = b"".join(bytes(span) for span in history)
+        assert contents(log) == b"".join(bytes(span) for span in history if span.end_offset > log.base_offset)
         assert log.producers == rebuilt_producers(iterate_batches(written, verify=False)), "SAFETY 13"
 
     def power_cut(self) -> None:
@@ -116,7 +155,10 @@ class RandomLife:
         book = self.life.book
         book.judge(storage)
         self.life.take_over(storage)
-        book.histories = [single_batches(contents(self.life.log))]
+        deleted = [span for span in book.found(self.life.log) if span.end_offset <= self.life.log.base_offset]
+        book.histories = [[*deleted, *single_batches(contents(self.life.log))]]
+        book.trimmed = [self.life.log.start_offset]
+        self.hwm = self.life.log.base_offset
         book.acked = self.life.log.flushed_offset
         book.votes = [storage.meta.vote(NAME)]
         self.reopened += 1

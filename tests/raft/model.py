@@ -194,6 +194,7 @@ class World:
             vote=node.vote[1],
             generations=node.log.generations(),
             start_offset=0,
+            log_start=0,
             end_offset=node.log.end_offset,
             flushed_offset=node.log.flushed_offset,
             suspect=node.suspect,

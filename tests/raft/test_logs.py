@@ -23,6 +23,7 @@ def replica_of(node_id: int, log: ModelLog, generation: int, **settings: int) ->
         vote=0,
         generations=log.generations(),
         start_offset=0,
+        log_start=0,
         end_offset=log.end_offset,
         flushed_offset=log.flushed_offset,
         now=0.0,

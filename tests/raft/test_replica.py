@@ -74,8 +74,8 @@ def test_the_generation_starts_at_what_the_disk_implies() -> None:
         log = log_of((1, 5))
         return Replica(
             RaftSettings(1, frozenset({1, 2, 3})), random=Random(1), log=log, generation=generation,
-            vote=vote, generations=log.generations(), start_offset=0, end_offset=2, flushed_offset=2,
-            now=0.0,
+            vote=vote, generations=log.generations(), start_offset=0, log_start=0, end_offset=2,
+            flushed_offset=2, now=0.0,
         )  # fmt: skip
 
     assert (started(3, 2).generation, started(3, 2).vote) == (5, 0)

@@ -83,7 +83,7 @@ MUTANTS = (
         (
             Replacement(
                 LOG,
-                """        if done.cut_counter != self.cut_counter:
+                """        if done.epoch != self._epoch or job.error:
             return False  # SAFETY 12: built before a cut, so it proves nothing
 """,
                 "",
@@ -98,6 +98,48 @@ MUTANTS = (
                 HIGH_WATER_MARK,
                 "hwm = min(leader_hwm, verified_offset)",
                 "hwm = min(leader_hwm, state.end_offset)",
+            ),
+        ),
+    ),
+    Mutant(
+        "prefix deleted before its anchor is on record",
+        "26",
+        (
+            Replacement(
+                "rlog/log/prefix.py",
+                "if not self._doomed or self._meta.flushed_sequence < self._doomed_barrier:",
+                "if not self._doomed:",
+            ),
+        ),
+    ),
+    Mutant(
+        "anchor installed before it is durable",
+        "25",
+        (
+            Replacement(
+                "rlog/log/anchor.py",
+                """    job.fsync(file)
+    job.rename(f"{path}.tmp", path)
+    job.fsync_dir(directory)
+""",
+                """    job.rename(f"{path}.tmp", path)
+""",
+            ),
+        ),
+    ),
+    Mutant(
+        "new leader does not learn what was deleted",
+        "26",
+        (
+            Replacement(
+                ELECTION,
+                "    log_start.learn(state, reply.log_start)\n",
+                "",
+            ),
+            Replacement(
+                "rlog/raft/heartbeat.py",
+                "        log_start.learn(state, reply.log_start)  # an earlier",
+                "        # an earlier",
             ),
         ),
     ),

@@ -1,0 +1,83 @@
+"""Anchors: what stands for the deleted prefix of a log (SAFETY 26).
+
+An anchor says what the log was at a batch boundary: the generation of the record before it, and the producer
+table there. Anchor and remaining records together give everything that the whole log gave. It lies beside the
+segments, in `<offset, 20 digits>.anchor`, and is fsynced before meta names it, which is before the first byte
+of the prefix goes. A follower that lags behind the start of its leader's log installs the leader's anchor.
+
+    4 "RLAN" | 4 version | 8 offset | 4 generation | 8 run start | 4 body bytes
+    body | 4 crc32c of all before
+
+generation: of the record before `offset`; run start: where its run begins. body: the producer table as JSON,
+[[producer id, epoch, base sequence, last sequence, base offset, last offset, max timestamp] …].
+"""
+
+import json
+from dataclasses import dataclass, field
+from struct import Struct
+
+from crc32c import crc32c
+
+from rlog._core import DiskJob, File, Vfs
+from rlog.log.producers import ProducerBatch
+
+MAGIC = b"RLAN"
+VERSION = 1
+HEADER = Struct(">4sIQIQI")
+CRC = Struct(">I")
+
+
+@dataclass(frozen=True, slots=True)
+class Anchor:
+    """The log up to `offset`, a batch boundary above 0.
+
+    generation: of the record before it, whose run begins at `run_start`. producers: reproduce the producer
+    table at `offset`.
+    """
+
+    offset: int
+    generation: int
+    run_start: int
+    producers: list[ProducerBatch] = field(default_factory=list)
+
+    def encode(self) -> bytes:
+        body = json.dumps(self.producers, separators=(",", ":")).encode()
+        header = HEADER.pack(MAGIC, VERSION, self.offset, self.generation, self.run_start, len(body))
+        return header + body + CRC.pack(crc32c(body, crc32c(header)))
+
+
+def decode_anchor(data: bytes) -> Anchor | None:
+    """None when anything about it is wrong."""
+    if len(data) < HEADER.size + CRC.size or CRC.unpack(data[-4:])[0] != crc32c(data[:-4]):
+        return None
+    magic, version, offset, generation, run_start, size = HEADER.unpack_from(data)
+    if magic != MAGIC or version != VERSION or size != len(data) - HEADER.size - CRC.size:
+        return None
+    producers: list[ProducerBatch] = [tuple(batch) for batch in json.loads(data[HEADER.size : -4])]
+    return Anchor(offset, generation, run_start, producers)
+
+
+def anchor_name(offset: int) -> str:
+    return f"{offset:020}.anchor"
+
+
+def load_anchor(vfs: Vfs, directory: str, offset: int) -> Anchor | None:
+    """The anchor at `offset`; None when it is absent or wrong."""
+    try:
+        file = vfs.open(f"{directory}/{anchor_name(offset)}")
+    except FileNotFoundError:
+        return None
+    anchor = decode_anchor(file.pread(file.size(), 0))
+    file.close()
+    return anchor if anchor is not None and anchor.offset == offset else None
+
+
+def add_anchor(job: DiskJob, vfs: Vfs, directory: str, anchor: Anchor) -> None:
+    """Write the file, sync it, name it, sync the name (SAFETY 17)."""
+    path = f"{directory}/{anchor_name(anchor.offset)}"
+    file = File(vfs, f"{path}.tmp")
+    job.create(file)
+    job.write(file, 0, [anchor.encode()])
+    job.fsync(file)
+    job.rename(f"{path}.tmp", path)
+    job.fsync_dir(directory)

@@ -1,0 +1,65 @@
+"""Retention: which records a log's settings let go, and a clock that does not believe everything.
+
+Two settings, each of which may ask for a higher log start; the higher one is taken:
+
+* size: whole segments go from the front while the rest still holds `retention_bytes`;
+* time: everything before the first record that is not older than `retention_ms` by its timestamp.
+
+Only committed records go. Time retention trusts `RetentionClock`, for a wall clock that jumps ahead, or is
+wrong when a machine starts, would make every record look old at once: a jump is believed only after it has
+stood for an hour of monotonic time. A clock that goes back is believed at once; it deletes less.
+"""
+
+from rlog.log.log import PartitionLog
+
+JUMP_MS = 10 * 60_000
+"""The wall clock may run ahead of the monotonic one by this much at once: drift, small corrections."""
+HOLD_MS = 60 * 60_000
+"""How long a bigger jump must stand before it is believed."""
+
+
+class RetentionClock:
+    """What time retention takes for now: milliseconds since the epoch, by a wall clock that is watched.
+
+    newest_ms: the timestamp of the newest record at start, -1 when there is none: a wall clock that is far
+    ahead of it may be wrong, or the node may have been off for long. Pure: both clocks are handed in.
+    """
+
+    def __init__(self, newest_ms: int) -> None:
+        self._believed_ms = newest_ms  # as of `_read_at`; -1: nothing to compare the first reading with
+        self._read_at: float | None = None
+        self._doubted_since: float | None = None
+
+    @property
+    def doubts(self) -> bool:
+        """Whether the wall clock is ahead of what is believed; time retention then goes by the latter."""
+        return self._doubted_since is not None
+
+    def now_ms(self, wall_ms: int, monotonic_s: float) -> int:
+        """The time to go by. monotonic_s: of a clock that never jumps, in seconds."""
+        elapsed_s = 0.0 if self._read_at is None else monotonic_s - self._read_at
+        expected_ms = self._believed_ms + int(elapsed_s * 1000)
+        self._read_at = monotonic_s
+        if self._believed_ms < 0 or wall_ms - expected_ms <= JUMP_MS:
+            self._doubted_since = None
+            self._believed_ms = wall_ms
+            return wall_ms
+        if self._doubted_since is None:
+            self._doubted_since = monotonic_s
+        if monotonic_s - self._doubted_since >= HOLD_MS / 1000:
+            self._doubted_since = None
+            expected_ms = wall_ms
+        self._believed_ms = expected_ms
+        return expected_ms
+
+
+def wanted_start(log: PartitionLog, hwm: int, *, retention_bytes: int = -1) -> int:
+    """Where the log is to start: at or above its start, at or below `hwm`. -1: no bound.
+
+    A segment that holds a fourth of what is to be kept is ended, so that what is kept stays near it.
+    """
+    start = log.start_offset
+    if retention_bytes >= 0:
+        log.end_segment(retention_bytes // 4)
+        start = max(start, log.start_keeping(retention_bytes))
+    return min(start, hwm)
