@@ -10,7 +10,10 @@ COMMANDS = {
     "serve": "Run one node of a cluster.",
     "dev": "Run a whole cluster on this machine, for trying things out.",
     "status": "Show each partition's leader, generation, high-water mark and lag.",
+    "produce": "Write lines, or JSON, from a file or standard input to a topic.",
+    "consume": "Print a topic's records.",
     "demo": "Three nodes, real disks, the leader killed under load: verify that nothing is lost.",
+    "completion": "Print the completion script of a shell.",
 }
 
 

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from rlog.cli.describe import NodeState, ReplicaState, describe, split_address
 from rlog.cli.exits import FAILED, UNREACHABLE, USAGE, fail
+from rlog.cli.options import bootstrap_option, json_option
 from rlog.errors import ProtocolError
 
 ADDRESSES_MAX = 64
@@ -27,9 +28,8 @@ class Seen:
 
 
 @click.command(name="status")
-@click.option("--bootstrap", default="127.0.0.1:9092,127.0.0.1:9093,127.0.0.1:9094", show_default=True,
-              metavar="HOST:PORT,...", help="The nodes to ask.")  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table.")
+@bootstrap_option
+@json_option("One JSON object instead of a table.")
 @click.option("--timeout", "timeout_s", default=2.0, show_default=True, help="Seconds to wait for each node.")
 def command(bootstrap: str, as_json: bool, timeout_s: float) -> None:
     """Show per partition the leader, and per replica role, generation, high-water mark and lag.

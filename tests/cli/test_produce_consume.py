@@ -1,0 +1,232 @@
+"""`rlog produce` and `rlog consume` as processes, against three real nodes."""
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from rlog.cli.local_cluster import LocalCluster
+from tests.cli.commands import RLOG, TIMEOUT_S, background, environment, on_a_terminal, rlog
+from tests.harness import running_cluster, wait_for
+
+FAILED, USAGE, UNREACHABLE, INTERRUPTED = 1, 2, 3, 130
+
+
+def objects(output: bytes) -> list[dict[str, object]]:
+    return [json.loads(line) for line in output.splitlines()]
+
+
+def end_of(topic: str, address: dict[str, str]) -> int:
+    """Records of the topic so far."""
+    return len(objects(rlog("consume", topic, "-e", "--json", **address).stdout))
+
+
+@pytest.fixture
+def address(cluster: LocalCluster) -> dict[str, str]:
+    return {"RLOG_BOOTSTRAP": cluster.bootstrap}
+
+
+def test_lines_go_in_and_come_out(address: dict[str, str], tmp_path: Path) -> None:
+    lines = [b"%d" % number for number in range(5000)] + [b"", b"\xff\0\r", b"last, without an end of line"]
+    (tmp_path / "input").write_bytes(b"\n".join(lines))
+    done = rlog("produce", "lines", str(tmp_path / "input"), **address)
+    assert done.stdout == b""
+    assert b"5,003 of 5,003 records acknowledged" in done.stderr
+    assert b"each flushed on a majority" in done.stderr
+    assert rlog("consume", "lines", "-e", **address).stdout == b"\n".join(lines) + b"\n"
+    assert rlog("consume", "lines", "--from", "4998", "--until", "5000", **address).stdout == b"4998\n4999\n"
+    assert rlog("consume", "lines", "-o", "17", "-c", "2", **address).stdout == b"17\n18\n"
+
+
+def test_keys_partitions_and_delimiters(address: dict[str, str]) -> None:
+    report = rlog("produce", "orders", "-K", ":", "-D", r"\0", "--report", "json",
+                  stdin=b"ann:1\n2\0no key\0:empty key\0bob:\0", **address).stdout  # fmt: skip
+    assert json.loads(report)["acknowledged"] == 4
+    rlog("produce", "orders", "-p", "2", stdin=b"here\n", **address)
+    found = objects(rlog("consume", "orders", "-e", "--json", **address).stdout)
+    assert {(each["key"], each["value"]) for each in found} == {
+        ("ann", "1\n2"), (None, "no key"), ("", "empty key"), ("bob", ""), (None, "here"),
+    }  # fmt: skip
+    assert [each["partition"] for each in found if each["value"] == "here"] == [2]
+    raw = rlog("consume", "orders", "-e", "-K", r"\t", "-D", "|", "-p", "2", **address).stdout
+    assert b"\there|" in raw
+
+
+def test_what_consume_prints_is_what_produce_reads(address: dict[str, str]) -> None:
+    records = [
+        {"key": "k", "value": "v", "headers": [{"name": "a", "value": "1"}, {"name": "a", "value": None}]},
+        {"key_base64": "/wA=", "value_base64": "gIE=", "partition": 1, "timestamp_ms": 1_700_000_000_000},
+        {"key": None, "value": None, "partition": 2},
+    ]
+    text = "".join(json.dumps(each) + "\n" for each in records).encode()
+    rlog("produce", "copies", "--json", stdin=text, **address)
+    first = rlog("consume", "copies", "-e", "--json", **address).stdout
+    report = json.loads(rlog("produce", "copies", "--json", "-", stdin=first, **address).stdout)
+    assert (report["read"], report["acknowledged"], report["first_failure"]) == (3, 3, None)
+
+    def content(each: dict[str, object]) -> dict[str, object]:
+        return {name: value for name, value in each.items() if name not in ("offset", "generation")}
+
+    copies = [content(each) for each in objects(rlog("consume", "copies", "-e", "--json", **address).stdout)]
+    originals = [content(each) for each in objects(first)]
+    assert sorted(map(str, copies)) == sorted(map(str, originals * 2))
+    assert {"value_base64": "gIE=", "timestamp_ms": 1_700_000_000_000}.items() <= next(
+        each for each in originals if each["partition"] == 1
+    ).items()
+
+
+def test_the_first_bad_line_is_named_and_what_came_before_is_in(address: dict[str, str]) -> None:
+    before = end_of("one", address)
+    lines = b'{"value": "good"}\n{"value": 7}\n{"value": "never read"}\n'
+    done = rlog("produce", "one", "--json", stdin=lines, status=FAILED, **address)
+    report = json.loads(done.stdout)
+    assert (report["read"], report["acknowledged"], report["failed"], report["unknown"]) == (2, 1, 1, 0)
+    assert (report["first_failure"]["line"], report["first_failure"]["outcome"]) == (2, "no")
+    assert b"rlog: record 2 of the input was not acknowledged (outcome: no): 'value'" in done.stderr
+    assert end_of("one", address) == before + 1
+
+
+def test_a_line_too_long_is_named(address: dict[str, str]) -> None:
+    for data in (b"short\n" + bytes(2 << 20), b"short\n" + bytes(1 << 20) + b"\nnever read\n"):
+        done = rlog("produce", "one", stdin=data, status=FAILED, **address)
+        assert b"record 2 of the input was not acknowledged (outcome: no)" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "told"),
+    [
+        (("produce", "order"), USAGE, b"did you mean 'orders'?"),
+        (("consume", "order"), USAGE, b"topic 'order' does not exist in this cluster"),
+        (("consume", "zebra"), USAGE, b"there is copies, lines, many, one, orders"),
+        (("consume", "one", "-p", "7"), USAGE, b"partitions 0 to 0, not 7"),
+        (("consume", "one", "-e", "-p", "7"), USAGE, b"partitions 0 to 0, not 7"),
+        (("produce", "one", "-p", "7"), FAILED, b"partitions 0 to 0, not 7"),
+        (("produce", "one", "/nowhere/at/all"), USAGE, b"/nowhere/at/all"),
+        (("produce", "one", "-D", r"\xg4"), USAGE, b"two hexadecimal digits"),
+        (("produce", "one", "-K", ""), USAGE, b"at least one character"),
+        (("produce", "one", "--json", "-K", ":"), USAGE, b"each line says its key"),
+        (("consume", "one", "--from", "yesterday"), USAGE, b"is no place in a log"),
+        (("consume", "one", "-e", "--until", "7"), USAGE, b"leave one of them"),
+        (("consume", "one", "--until", "latest"), USAGE, b"write end, an offset or a time"),
+        (("consume", "one", "--from", "99999999", "-e"), 0, b""),
+        (("consume", "one", "--from", "99999999", "-c", "1"), FAILED, b"is not in the log"),
+        (("consume", "one", "-b", "localhost:1", "--timeout", "0.5"), UNREACHABLE, b"localhost:1"),
+        (("produce", "one", "-b", "localhost:x", "--timeout", "0.5"), USAGE, b"localhost:x"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_named_with_the_mend(
+    address: dict[str, str], arguments: tuple[str, ...], status: int, told: bytes
+) -> None:
+    assert told in rlog(*arguments, stdin=b"x\n", status=status, **address).stderr
+
+
+def test_a_reader_that_has_enough_ends_it_quietly(address: dict[str, str]) -> None:
+    rlog("produce", "many", stdin=b"line\n" * 200_000, **address)
+    with background("consume", "many", **address) as consumer:
+        assert consumer.stdout is not None
+        assert consumer.stdout.readline() == b"line\n"
+        consumer.stdout.close()
+        assert consumer.wait(TIMEOUT_S) == 0
+        assert consumer.stderr is not None
+        assert consumer.stderr.read() == b""
+
+
+def test_ctrl_c_says_how_far_it_came(address: dict[str, str]) -> None:
+    rlog("produce", "one", stdin=b"a\nb\n", **address)
+    with background("consume", "one", "--from", "0", **address) as consumer:
+        assert consumer.stdout is not None
+        consumer.stdout.readline()
+        consumer.send_signal(signal.SIGINT)
+        _, said = consumer.communicate(timeout=TIMEOUT_S)
+        assert consumer.returncode == INTERRUPTED
+        assert b"rlog: interrupted after " in said
+
+
+def test_ctrl_c_lets_what_was_sent_arrive(address: dict[str, str]) -> None:
+    before = end_of("one", address)
+    with background("produce", "one", **address) as producer:
+        assert producer.stdin is not None
+        producer.stdin.write(b"first\nsecond\nnot a whole li")
+        producer.stdin.flush()
+        wait_for(lambda: end_of("one", address) == before + 2, "both lines are in the log")
+        producer.send_signal(signal.SIGINT)
+        assert producer.wait(TIMEOUT_S) == INTERRUPTED
+        assert producer.stderr is not None
+        said = producer.stderr.read()
+        assert b"rlog: interrupted; waiting for 0 records" in said
+        assert b"2 of 2 records acknowledged" in said
+    assert end_of("one", address) == before + 2
+
+
+def test_a_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
+    """Nothing is acknowledged, for two of three nodes are frozen: the first waits, the second does not."""
+    with running_cluster(tmp_path, topics={"one": 1}) as cluster:
+        leader = cluster.leader("one")
+        assert leader is not None
+        with background("produce", "one", "-b", cluster.bootstrap) as producer:
+            assert producer.stdin is not None
+            assert producer.stderr is not None
+            cluster_nodes = [node for node in cluster.nodes if node != leader[0]]
+            producer.stdin.write(b"x\n")
+            producer.stdin.flush()
+            wait_for(
+                lambda: end_of("one", {"RLOG_BOOTSTRAP": cluster.bootstrap}) == 1,
+                "the first line is in the log",
+            )
+            cluster.pause(*cluster_nodes)
+            producer.stdin.write(b"y\n")
+            producer.stdin.flush()
+            producer.send_signal(signal.SIGINT)
+            assert b"Ctrl-C again ends it at once" in producer.stderr.readline()
+            assert producer.poll() is None
+            producer.send_signal(signal.SIGINT)
+            assert producer.wait(10) == -signal.SIGINT
+        cluster.resume(*cluster_nodes)
+
+
+def test_a_write_of_unknown_fate_is_said_to_be(tmp_path: Path) -> None:
+    """The only other node is frozen: the leader has the record, no majority flushed it, nobody knows."""
+    with running_cluster(tmp_path, topics={"one": 1}, nodes=2) as cluster:
+        leader = cluster.leader("one")
+        assert leader is not None
+        address = {"RLOG_BOOTSTRAP": cluster.bootstrap}
+        arguments = ("produce", "one", "--delivery-timeout", "2", "--report", "json")
+        with background(*arguments, **address) as producer:
+            assert producer.stdin is not None
+            producer.stdin.write(b"x\n")
+            producer.stdin.flush()
+            wait_for(lambda: end_of("one", address) == 1, "the first line is in the log")
+            cluster.pause(3 - leader[0])
+            answer, said = producer.communicate(b"y\n", timeout=TIMEOUT_S)
+        assert producer.returncode == FAILED
+        report = json.loads(answer)
+        assert (report["acknowledged"], report["unknown"], report["first_failure"]["line"]) == (1, 1, 2)
+        assert b"record 2 of the input was not acknowledged (outcome: unknown)" in said
+        cluster.resume(3 - leader[0])
+
+
+def test_a_bar_is_drawn_on_a_terminal_only(address: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "input").write_bytes(b"line\n" * 50_000)
+    status, said = on_a_terminal("produce", "many", str(tmp_path / "input"), **address)
+    assert status == 0, said
+    assert b"\x1b[" in said
+    assert "━".encode() in said
+    done = rlog("produce", "many", str(tmp_path / "input"), **address)
+    assert b"\x1b" not in done.stderr
+
+
+def test_a_file_that_ends_while_it_is_followed(address: dict[str, str]) -> None:
+    """`tail -f | rlog produce`: each line is acknowledged without waiting for the next one."""
+    before = end_of("one", address)
+    reading, writing = os.pipe()
+    with subprocess.Popen([*RLOG, "produce", "one"], stdin=reading, stderr=subprocess.PIPE,
+                          env=environment(**address)) as producer:  # fmt: skip
+        os.close(reading)
+        for expected in range(before + 1, before + 4):
+            os.write(writing, b"line\n")
+            wait_for(lambda end=expected: end_of("one", address) == end, "the line is in the log")
+        os.close(writing)
+        assert producer.wait(TIMEOUT_S) == 0
