@@ -266,7 +266,8 @@ async def _serve(node: Node) -> None:
 
 
 def _copy_of(node_id: int, partition: Partition) -> Copy:
-    data = b"".join(partition.log.read(partition.start_offset, bytes_max=READ_BYTES, end_max=partition.hwm))
+    start = min(partition.start_offset, partition.log.end_offset)  # a damaged log may end before it
+    data = b"".join(partition.log.read(start, bytes_max=READ_BYTES, end_max=partition.hwm))
     batches = {
         batch.base_offset: data[batch.position : batch.position + batch.size]
         for batch in iterate_batches(data)
