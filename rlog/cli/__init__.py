@@ -3,12 +3,12 @@
 Exit statuses, the same for every command:
 
 * 0    done. `serve` and `dev` also end with 0 after SIGTERM or Ctrl-C: that is how they are meant to end.
-* 1    it failed: a check did not hold, a record was not acknowledged, a node ended by itself, a partition has
-       no leader.
+* 1    it failed: a check did not hold, a record was not acknowledged, `verify` found something that a start
+       makes anew, a node ended by itself, a partition has no leader.
 * 2    the command line or the configuration is wrong, or there is no such topic or partition; nothing was
        started.
 * 3    no node could be reached, or none was ready in time.
-* 4    the data directory was refused, or the disk failed.
+* 4    the data directory was refused or is damaged, or the disk failed.
 * 130  ended by Ctrl-C before it was done; what was done is printed.
 """
 

@@ -12,6 +12,8 @@ COMMANDS = {
     "status": "Show each partition's leader, generation, high-water mark and lag.",
     "produce": "Write lines, or JSON, from a file or standard input to a topic.",
     "consume": "Print a topic's records.",
+    "verify": "Check everything in a data directory; changes nothing.",
+    "dump": "Print the batches and records in a data directory; changes nothing.",
     "demo": "Three nodes, real disks, the leader killed under load: verify that nothing is lost.",
     "completion": "Print the completion script of a shell.",
 }

@@ -23,6 +23,9 @@ class Bar:
         self._progress = progress
         self._task = progress.add_task(name, total=total)
 
+    def more(self, done: int) -> None:
+        self._progress.advance(self._task, done)
+
     def at(self, done: int, *, name: str | None = None) -> None:
         self._progress.update(self._task, completed=done, description=name)
 

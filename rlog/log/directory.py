@@ -140,7 +140,12 @@ def mount_of(path: Path, mounts: str) -> tuple[str, str]:
 
 
 def holder_of(lock: str) -> str:
-    """ "pid 71 (rlog)" of the process that has locked the file; "another process" when it cannot be seen."""
+    """As `locked_by`, of a file that is locked; "another process" when it cannot be seen."""
+    return locked_by(lock) or "another process"
+
+
+def locked_by(lock: str) -> str | None:
+    """ "pid 71 (rlog)" of the process that has locked the file; None when none is seen to. Takes no lock."""
     try:
         status = os.stat(lock)
         wanted = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
@@ -150,5 +155,5 @@ def holder_of(lock: str) -> str:
             if (kind, file) == ("FLOCK", wanted):
                 return f"pid {pid} ({Path('/proc', pid, 'comm').read_text().strip()})"
     except OSError:
-        return "another process"  # it ended meanwhile, or lives where we cannot look
-    return "another process"
+        return None  # it ended meanwhile, or lives where we cannot look
+    return None
