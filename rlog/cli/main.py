@@ -14,6 +14,7 @@ COMMANDS = {
     "consume": "Print a topic's records.",
     "verify": "Check everything in a data directory; changes nothing.",
     "dump": "Print the batches and records in a data directory; changes nothing.",
+    "bench": "Measure commit throughput and latency on this machine.",
     "demo": "Three nodes, real disks, the leader killed under load: verify that nothing is lost.",
     "completion": "Print the completion script of a shell.",
 }
