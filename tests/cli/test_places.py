@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rlog.cli.places import parse_place
@@ -11,6 +11,7 @@ from rlog.client import At
 from rlog.client.positions import timestamp_of
 from rlog.errors import ConfigurationError
 
+SLOWLY = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # other tests run too
 NOW = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
 
 
@@ -38,6 +39,7 @@ def test_ends_offsets_and_moments() -> None:
     assert place("-99999d") == At(0)
 
 
+@SLOWLY
 @given(st.text(max_size=12) | st.from_regex(r"-?[0-9]{1,25}[a-z]{0,2}", fullmatch=True))
 def test_anything_else_is_refused_with_the_option_and_the_forms(text: str) -> None:
     try:

@@ -4,12 +4,13 @@ import json
 from contextlib import suppress
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rlog.cli.record_json import BadRecord, decode, encode
 from rlog.records import Record
 
+SLOWLY = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # other tests run too
 CONTENT = st.none() | st.binary(max_size=40) | st.text(max_size=20).map(str.encode)
 RECORDS = st.builds(
     Record,
@@ -24,6 +25,7 @@ RECORDS = st.builds(
 )
 
 
+@SLOWLY
 @given(RECORDS)
 def test_a_record_comes_back_from_its_json(record: Record) -> None:
     line = json.dumps(encode(record), ensure_ascii=False).encode()
@@ -33,6 +35,7 @@ def test_a_record_comes_back_from_its_json(record: Record) -> None:
     assert (again.partition, again.timestamp_ms) == (record.partition, record.timestamp_ms)
 
 
+@SLOWLY
 @given(st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
 def test_garbage_is_refused_and_nothing_else(line: bytes) -> None:
     with suppress(BadRecord):
@@ -48,6 +51,7 @@ JSON = st.recursive(
 NAMES = ("key", "value", "key_base64", "value_base64", "headers", "partition", "timestamp", "timestamp_ms")
 
 
+@SLOWLY
 @given(st.dictionaries(st.sampled_from(NAMES), JSON, max_size=4))
 def test_wrong_types_are_refused_and_nothing_else(fields: dict[str, object]) -> None:
     with suppress(BadRecord):

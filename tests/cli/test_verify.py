@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rlog._core import Vfs
@@ -90,7 +90,7 @@ def file_of(directory: Path, which: str) -> Path:
 
 
 @given(which=st.sampled_from(FILES), place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_any_flipped_bit_is_found_in_its_file(trimmed: Path, which: str, place: float, bit: int) -> None:
     path = file_of(trimmed, which)
     whole, position = path.read_bytes(), int(place * path.stat().st_size)
