@@ -8,12 +8,14 @@ SEEDS ?= 200
 SIM_SECONDS ?= 20
 START ?= 1
 
-.PHONY: help demo test clients chaos sim coverage mutants bench examples lint format clean
+.PHONY: help demo test clients kafkajs million chaos sim coverage mutants bench examples lint format clean
 
 help:
 	@echo "make demo      three nodes on real disks, the leader killed under load, everything verified"
 	@echo "make test      the tests (no simulation sweep, no kill -9)"
-	@echo "make clients   produce and consume with confluent-kafka and kcat"
+	@echo "make clients   every Kafka client: all acks and codecs, leaders killed under them"
+	@echo "make kafkajs   the same with kafkajs alone; needs node and npm"
+	@echo "make million   a million records through each client, the leader killed five times: CLIENT=aiokafka for one"
 	@echo "make chaos     kill -9, SIGSTOP and wiped disks on real processes"
 	@echo "make sim       the simulation: SEEDS=$(SEEDS) runs of SIM_SECONDS=$(SIM_SECONDS) simulated seconds, from START=$(START)"
 	@echo "make coverage  how much of raft/, log/ and node/ the simulation alone executes: 85 % or more"
@@ -30,6 +32,12 @@ test: $(VENV)/.test
 
 clients: $(VENV)/.test
 	$(BIN)/python -m pytest tests/clients $(ARGS)
+
+kafkajs: $(VENV)/.test
+	$(BIN)/python -m pytest tests/clients -k kafkajs $(ARGS)
+
+million: $(VENV)/.test
+	$(BIN)/python -m tests.clients.million $(CLIENT) $(ARGS)
 
 chaos: $(VENV)/.test
 	$(BIN)/python -m pytest tests/chaos $(ARGS)

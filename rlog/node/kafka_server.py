@@ -11,7 +11,9 @@ from rlog.node.kafka_connection import Budget, Connection, Request
 from rlog.node.metadata import (
     handle_api_versions,
     handle_describe_node,
+    handle_find_coordinator,
     handle_init_producer_id,
+    handle_join_group,
     handle_metadata,
 )
 from rlog.node.produce import handle_produce, handle_rlog_produce
@@ -26,6 +28,8 @@ HANDLERS: dict[int, Callable[[Request, Reader], None]] = {
     apis.FETCH: handle_fetch,
     apis.LIST_OFFSETS: handle_list_offsets,
     apis.METADATA: handle_metadata,
+    apis.FIND_COORDINATOR: handle_find_coordinator,
+    apis.JOIN_GROUP: handle_join_group,
     apis.INIT_PRODUCER_ID: handle_init_producer_id,
     apis.RLOG_PRODUCE: handle_rlog_produce,
 }

@@ -1,5 +1,6 @@
 """Requests about the cluster rather than about records: who is there, who leads, what is spoken."""
 
+import logging
 from collections.abc import Mapping
 
 from rlog.node.kafka_connection import Request
@@ -10,22 +11,34 @@ from rlog.wire.kafka import (
     codes,
     decode_api_versions_request,
     decode_describe_node_request,
+    decode_find_coordinator_request,
     decode_init_producer_id_request,
+    decode_join_group_request,
     decode_metadata_request,
     encode_api_versions_response,
     encode_describe_node_response,
+    encode_find_coordinator_response,
     encode_init_producer_id_response,
+    encode_join_group_refusal,
     encode_metadata_response,
 )
 from rlog.wire.kafka.messages import (
     Broker,
+    FindCoordinatorResponse,
     InitProducerIdResponse,
     MetadataResponse,
     PartitionMetadata,
     TopicMetadata,
 )
 
+log = logging.getLogger(__name__)
+
 PRODUCER_ID_BITS = 63
+# Of FindCoordinator's key types.
+GROUP = 0
+GROUP_SHOWN_MAX = 100
+NO_GROUPS = "there are no groups here: assign the partitions to read instead of subscribing"
+NO_TRANSACTIONS = "there are no transactions here: use an idempotent producer without a transactional id"
 
 
 def handle_api_versions(request: Request, reader: Reader) -> None:
@@ -91,6 +104,25 @@ def handle_init_producer_id(request: Request, reader: Reader) -> None:
         producer_id = request.node.env.random.getrandbits(PRODUCER_ID_BITS)
         response = InitProducerIdResponse(codes.NONE, producer_id, 0)
     request.answer(encode_init_producer_id_response(request.correlation_id, response))
+
+
+def handle_find_coordinator(request: Request, reader: Reader) -> None:
+    """This node, for a group: librdkafka makes every consumer name one, and is content with that. Whoever
+    would join it is refused then. There is no coordinator of transactions."""
+    asked = decode_find_coordinator_request(reader, request.version)
+    if asked.key_type == GROUP:
+        host, port = request.connection.server.kafka_address
+        response = FindCoordinatorResponse(codes.NONE, None, request.node.config.node_id, host, port)
+    else:
+        response = FindCoordinatorResponse(codes.UNSUPPORTED_VERSION, NO_TRANSACTIONS)
+    request.answer(encode_find_coordinator_response(request.correlation_id, request.version, response))
+
+
+def handle_join_group(request: Request, reader: Reader) -> None:
+    group = decode_join_group_request(reader)
+    client = request.connection.peer
+    log.warning("client %s wants to join group %r: %s", client, group[:GROUP_SHOWN_MAX], NO_GROUPS)
+    request.answer(encode_join_group_refusal(request.correlation_id, codes.UNSUPPORTED_VERSION))
 
 
 def handle_describe_node(request: Request, reader: Reader, counts: Mapping[tuple[int, int], int]) -> None:

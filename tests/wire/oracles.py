@@ -27,6 +27,8 @@ NAMES = {
     1: (kp_consumer, "Fetch"),
     2: (kp_consumer, "ListOffsets"),
     3: (kp_metadata, "Metadata"),
+    10: (kp_metadata, "FindCoordinator"),
+    11: (kp_consumer, "JoinGroup"),
     18: (kp_metadata, "ApiVersions"),
     22: (kp_producer, "InitProducerId"),
 }

@@ -39,6 +39,12 @@ from rlog.wire.kafka.describe_node import (
     encode_describe_node_request,
     encode_describe_node_response,
 )
+from rlog.wire.kafka.groups import (
+    decode_find_coordinator_request,
+    decode_join_group_request,
+    encode_find_coordinator_response,
+    encode_join_group_refusal,
+)
 from rlog.wire.kafka.init_producer_id import (
     decode_init_producer_id_request,
     decode_init_producer_id_response,
@@ -73,8 +79,10 @@ __all__ = [
     "decode_describe_node_response",
     "decode_fetch_request",
     "decode_fetch_response",
+    "decode_find_coordinator_request",
     "decode_init_producer_id_request",
     "decode_init_producer_id_response",
+    "decode_join_group_request",
     "decode_list_offsets_request",
     "decode_list_offsets_response",
     "decode_metadata_request",
@@ -89,8 +97,10 @@ __all__ = [
     "encode_describe_node_response",
     "encode_fetch_request",
     "encode_fetch_response",
+    "encode_find_coordinator_response",
     "encode_init_producer_id_request",
     "encode_init_producer_id_response",
+    "encode_join_group_refusal",
     "encode_list_offsets_request",
     "encode_list_offsets_response",
     "encode_metadata_request",

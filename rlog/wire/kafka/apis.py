@@ -2,7 +2,10 @@
 
 ADVERTISED is what ApiVersions says; IMPLEMENTED is what is served. They differ where raising the advertised
 minimum would break clients: librdkafka stops compressing when Produce starts above 0 (KAFKA-18659), so the
-versions below IMPLEMENTED are parsed and answered UNSUPPORTED_VERSION. Keys from 32000 are rlog's own.
+versions below IMPLEMENTED are parsed and answered UNSUPPORTED_VERSION. FindCoordinator is advertised though
+there are no groups: librdkafka compresses with lz4 only where it is, and otherwise sends the records plain
+without a word; JoinGroup, so that a client that follows it there is refused instead of looking on for ever.
+Keys from 32000 are rlog's own.
 """
 
 from typing import Final
@@ -13,6 +16,8 @@ PRODUCE: Final = 0
 FETCH: Final = 1
 LIST_OFFSETS: Final = 2
 METADATA: Final = 3
+FIND_COORDINATOR: Final = 10
+JOIN_GROUP: Final = 11
 API_VERSIONS: Final = 18
 INIT_PRODUCER_ID: Final = 22
 DESCRIBE_NODE: Final = 32001
@@ -23,6 +28,8 @@ ADVERTISED: Final[tuple[ApiVersion, ...]] = (
     ApiVersion(FETCH, 4, 11),
     ApiVersion(LIST_OFFSETS, 0, 4),
     ApiVersion(METADATA, 0, 8),
+    ApiVersion(FIND_COORDINATOR, 0, 2),
+    ApiVersion(JOIN_GROUP, 0, 0),
     ApiVersion(API_VERSIONS, 0, 3),
     ApiVersion(INIT_PRODUCER_ID, 0, 1),
     ApiVersion(DESCRIBE_NODE, 0, 0),
@@ -40,6 +47,8 @@ NAMES: Final[dict[int, str]] = {
     FETCH: "Fetch",
     LIST_OFFSETS: "ListOffsets",
     METADATA: "Metadata",
+    FIND_COORDINATOR: "FindCoordinator",
+    JOIN_GROUP: "JoinGroup",
     API_VERSIONS: "ApiVersions",
     INIT_PRODUCER_ID: "InitProducerId",
     DESCRIBE_NODE: "DescribeNode",

@@ -189,3 +189,18 @@ class InitProducerIdResponse(NamedTuple):
     error: int
     producer_id: int = -1
     producer_epoch: int = -1
+
+
+class FindCoordinatorRequest(NamedTuple):
+    """key_type: 0 for the group named `key`, 1 for the transactional producer of that name."""
+
+    key: str
+    key_type: int = 0
+
+
+class FindCoordinatorResponse(NamedTuple):
+    error: int
+    message: str | None = None
+    node_id: int = -1
+    host: str = ""
+    port: int = -1

@@ -1,0 +1,103 @@
+"""rlog's own client."""
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import AsyncExitStack
+
+import rlog
+from rlog.errors import RlogError
+from tests.clients.drivers.base import (
+    DELIVERY_S,
+    EARLIEST,
+    PATIENCE_S,
+    UNDER_WAY_MAX,
+    Acked,
+    Found,
+    How,
+    NotDelivered,
+    Record,
+    in_thread,
+)
+
+ACKS = {-1: "all", 1: "leader", 0: "none"}
+
+
+class Rlog:
+    name = "rlog"
+    codecs = ("none", "lz4")
+    can_be_idempotent = True
+    tells_offsets = True
+    retries_blindly = False
+
+    @property
+    def version(self) -> str:
+        return rlog.__version__
+
+    def produce(
+        self, bootstrap: str, topic: str, records: Iterable[Record], how: How, acked: Acked | None = None
+    ) -> None:
+        try:
+            asyncio.run(self._produce(bootstrap, topic, records, how, acked))
+        except RlogError as error:
+            raise NotDelivered(repr(error)) from error
+
+    async def _produce(
+        self, bootstrap: str, topic: str, records: Iterable[Record], how: How, acked: Acked | None
+    ) -> None:
+        under_way: deque = deque()
+
+        async def settle() -> None:
+            value, ack = under_way.popleft()
+            receipt = await ack
+            if acked is not None and how.acks != 0:
+                acked(value, receipt.partition, receipt.offset)
+
+        async with (
+            rlog.connect(bootstrap) as cluster,
+            cluster.producer(
+                topic,
+                acks=ACKS[how.acks],
+                compression=how.codec,
+                idempotent=how.idempotent,
+                delivery_timeout_ms=DELIVERY_S * 1000,
+            ) as producer,
+        ):
+            async for record in in_thread(records):
+                under_way.append((record.value, await producer.send(record.value, key=record.key)))
+                if len(under_way) > UNDER_WAY_MAX:
+                    await settle()
+            while under_way:
+                await settle()
+
+    def consume(self, bootstrap: str, topic: str, partition: int, start: int) -> Iterator[Found]:
+        with asyncio.Runner() as runner:
+            stack = AsyncExitStack()
+            try:
+                consumer = runner.run(_consumer(stack, bootstrap, topic, partition, start))
+                while records := runner.run(consumer.fetch(timeout_ms=PATIENCE_S * 1000)):
+                    for record in records:
+                        yield Found(record.offset, record.key, record.value)
+                raise TimeoutError(f"nothing came for {PATIENCE_S} s")
+            finally:
+                runner.run(stack.aclose())
+
+    def bounds(self, bootstrap: str, topic: str) -> list[tuple[int, int]]:
+        return asyncio.run(_bounds(bootstrap, topic))
+
+
+async def _bounds(bootstrap: str, topic: str) -> list[tuple[int, int]]:
+    async with rlog.connect(bootstrap) as cluster:
+        found = await cluster.offsets(topic)
+    return [(bounds.start, bounds.end) for _, bounds in sorted(found.items())]
+
+
+async def _consumer(
+    stack: AsyncExitStack, bootstrap: str, topic: str, partition: int, start: int
+) -> rlog.Consumer:
+    cluster = await stack.enter_async_context(rlog.connect(bootstrap))
+    wanted = cluster.consumer(topic, partition=partition, start="earliest" if start == EARLIEST else start)
+    return await stack.enter_async_context(wanted)
+
+
+DRIVER = Rlog()

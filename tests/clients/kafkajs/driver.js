@@ -1,0 +1,106 @@
+// kafkajs behind two verbs, for tests/clients/drivers/with_kafkajs.py: one process for each call.
+//
+//   node driver.js produce '{"bootstrap", "topic", "acks", "codec", "idempotent"}'
+//     standard input: a JSON list of [key, value] on each line, all for one partition, sent as one batch;
+//     standard output: for each line the answer, {partition: offset of its first record}.
+//   node driver.js consume '{"bootstrap", "topic", "partition", "start"}'
+//     standard output: a JSON list of [offset, key, value] on each line, until the process is ended.
+//   node driver.js bounds '{"bootstrap", "topic"}'
+//     standard output: a JSON list of [start, end], one of each partition.
+//
+// kafkajs has no consumer by assignment: its consumers are members of groups. So `consume` fetches through the
+// broker objects that its consumer is made of: its connections, its requests, its decoder; the loop is ours.
+
+const readline = require('readline')
+const { Kafka, CompressionTypes, logLevel } = require('kafkajs')
+const Cluster = require('kafkajs/src/cluster')
+const createSocketFactory = require('kafkajs/src/network/socketFactory')
+const { createLogger, LEVELS } = require('kafkajs/src/loggers')
+const consoleLogger = require('kafkajs/src/loggers/console')
+
+const CODECS = { none: CompressionTypes.None, gzip: CompressionTypes.GZIP }
+const EARLIEST = -2
+const RETRY = { initialRetryTime: 100, maxRetryTime: 1000, retries: 120 }
+
+const say = answer => new Promise(sent => process.stdout.write(JSON.stringify(answer) + '\n', sent))
+
+async function produce({ bootstrap, topic, acks, codec, idempotent }) {
+  const kafka = new Kafka({ clientId: 'rlog-tests', brokers: bootstrap.split(','), logLevel: logLevel.ERROR })
+  // An idempotent producer retries for ever by itself, and warns when it is told otherwise.
+  const producer = kafka.producer(idempotent ? { idempotent, maxInFlightRequests: 1 } : { retry: RETRY })
+  await producer.connect()
+  for await (const line of readline.createInterface({ input: process.stdin })) {
+    const messages = JSON.parse(line).map(([key, value]) => ({ key, value }))
+    const answers = await producer.send({ topic, messages, acks, compression: CODECS[codec] })
+    await say(Object.fromEntries(answers.map(({ partition, baseOffset }) => [partition, baseOffset])))
+  }
+  await producer.disconnect()
+}
+
+async function bounds({ bootstrap, topic }) {
+  const kafka = new Kafka({ clientId: 'rlog-tests', brokers: bootstrap.split(','), logLevel: logLevel.ERROR })
+  const admin = kafka.admin()
+  await admin.connect()
+  const found = await admin.fetchTopicOffsets(topic)
+  found.sort((one, other) => one.partition - other.partition)
+  await say(found.map(({ low, high }) => [low, high]))
+  await admin.disconnect()
+}
+
+async function consume({ bootstrap, topic, partition, start }) {
+  const cluster = new Cluster({
+    clientId: 'rlog-tests',
+    brokers: bootstrap.split(','),
+    logger: createLogger({ level: LEVELS.ERROR, logCreator: consoleLogger }),
+    socketFactory: createSocketFactory(),
+    connectionTimeout: 1000,
+    requestTimeout: 30000,
+    enforceRequestTimeout: true,
+    metadataMaxAge: 300000,
+    retry: RETRY,
+    allowAutoTopicCreation: false,
+    maxInFlightRequests: null,
+    isolationLevel: 1,
+  })
+  await cluster.connect()
+  await cluster.addTargetTopic(topic)
+  let offset = BigInt(start)
+  if (start === EARLIEST) {
+    const asked = [{ topic, fromBeginning: true, partitions: [{ partition }] }]
+    const [{ partitions }] = await cluster.fetchTopicsOffset(asked)
+    offset = BigInt(partitions[0].offset)
+  }
+  for (;;) {
+    try {
+      const [nodeId] = Object.keys(cluster.findLeaderForPartitions(topic, [partition]))
+      const broker = await cluster.findBroker({ nodeId })
+      const wanted = { partition, fetchOffset: offset.toString(), maxBytes: 1048576 }
+      const { responses } = await broker.fetch({
+        replicaId: -1,
+        isolationLevel: 1,
+        maxWaitTime: 500,
+        maxBytes: 1048576,
+        topics: [{ topic, partitions: [wanted] }],
+      })
+      const { messages } = responses[0].partitions[0]
+      // A batch comes whole, from its first record on; control records are the protocol's, not the reader's.
+      const fresh = messages.filter(message => BigInt(message.offset) >= offset)
+      if (fresh.length > 0) offset = BigInt(fresh[fresh.length - 1].offset) + 1n
+      const found = fresh.filter(message => !message.isControlRecord)
+      if (found.length > 0) {
+        await say(found.map(({ offset, key, value }) => [offset, key.toString(), value.toString()]))
+      }
+    } catch (error) {
+      console.error(`fetching again after ${error.name}: ${error.message}`)
+      await new Promise(waited => setTimeout(waited, RETRY.initialRetryTime))
+      await cluster.refreshMetadata().catch(failure => console.error(failure.message))
+    }
+  }
+}
+
+const [verb, settings] = process.argv.slice(2)
+const run = { produce, consume, bounds }[verb]
+run(JSON.parse(settings)).catch(error => {
+  console.error(error)
+  process.exit(1)
+})
