@@ -1,5 +1,6 @@
 """`python -m examples`: run every example, the README's too, against three nodes; 1 when one fails."""
 
+import os
 import re
 import subprocess
 import sys
@@ -17,7 +18,7 @@ def programs(directory: Path, bootstrap: str) -> list[Path]:
     readme = directory / "readme.py"
     (block,) = re.findall(r"```python\n(.*?)```", (HERE.parent / "README.md").read_text(), flags=re.DOTALL)
     readme.write_text(block.replace("127.0.0.1:9092", bootstrap))
-    return [*sorted(HERE.glob("[!_]*.py")), readme]
+    return [*sorted(HERE.glob("[!_]*.py")), *sorted(HERE.glob("*.sh")), readme]
 
 
 def main() -> int:
@@ -30,8 +31,12 @@ def main() -> int:
         cluster.wait_ready()
         for path in programs(Path(directory), cluster.bootstrap):
             print(f"== {path.name}", flush=True)
+            program = ["sh"] if path.suffix == ".sh" else [sys.executable]
             done = subprocess.run(
-                [sys.executable, str(path), cluster.bootstrap], timeout=TIMEOUT_S, check=False
+                [*program, str(path), cluster.bootstrap],
+                timeout=TIMEOUT_S,
+                env={**os.environ, "RLOG": str(Path(sys.executable).with_name("rlog"))},
+                check=False,
             )
             if done.returncode != 0:
                 failed.append(path.name)

@@ -26,7 +26,7 @@ NAMES_MAX = 10
 
 
 @click.command(name="dump")
-@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("directory", type=click.Path(readable=False, path_type=Path))
 @click.option("--partition", "partition", metavar="NAME", help="Only this one, as orders-0. Default: all.")
 @click.option("--from", "from_offset", default=0, type=click.IntRange(0), metavar="OFFSET",
               help="Begin with the batch that holds it.")  # fmt: skip

@@ -15,6 +15,7 @@ from rlog.cli.exits import errors_as_exits
 from rlog.cli.ports import why_not_listening
 from rlog.config import NodeConfig, load_config, parse_topic
 from rlog.errors import ConfigurationError
+from rlog.log.directory import check_directory, locked_by
 from rlog.node import production
 from rlog.node.node import Node
 
@@ -33,18 +34,33 @@ LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 @click.option("--peer", "peers", multiple=True, metavar="ID=HOST:PORT,KAFKAHOST:PORT",
               help="Another node: where it listens to nodes, and to clients. One for each.")  # fmt: skip
 @click.option("--topic", "topics", multiple=True, metavar="NAME:PARTITIONS", help="A topic; may be repeated.")
+@click.option("--check", is_flag=True, help="Start nothing: say what is wrong or doubtful, and end.")
 @click.option("--log-level", default="info", type=click.Choice(["debug", "info", "warning", "error"]))
 @click.option("--stop-on-eof", is_flag=True, help="End, in order, when standard input closes.")
-def command(config_path: Path | None, log_level: str, stop_on_eof: bool, **flags: Any) -> None:
+def command(config_path: Path | None, check: bool, log_level: str, stop_on_eof: bool, **flags: Any) -> None:
     """Run one node. Flags win over RLOG_* environment variables, those over the file.
 
     Ends with 0 after SIGTERM or Ctrl-C, 2 when the configuration is wrong, 4 when the data directory is
-    refused or the disk fails.
+    refused or the disk fails. With --check it starts nothing, and ends with 0, 2 or 4 likewise.
     """
     logging.basicConfig(stream=sys.stderr, level=log_level.upper(), format=LOG_FORMAT)
     with errors_as_exits():
         config = load_config(config_path, **overrides(**flags))
+        if check:
+            _check(config)
+            return
         run(config, stop_on_eof=stop_on_eof)
+
+
+def _check(config: NodeConfig) -> None:
+    """Print the warnings that a start would log. Raises DataDirectoryError where a start would."""
+    for warning in [*config.warnings(), *check_directory(config.data_dir)]:
+        click.echo(f"rlog: warning: {warning}", err=True)
+    user = locked_by(f"{config.data_dir}/lock")
+    click.echo(
+        f"node {config.node_id} of cluster {config.cluster_id!r} may start"
+        + (f"; just now {config.data_dir} is in use by {user}" if user else "")
+    )
 
 
 def overrides(

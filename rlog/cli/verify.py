@@ -115,7 +115,7 @@ def _a(noun: str) -> str:
 
 
 @click.command(name="verify")
-@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("directory", type=click.Path(readable=False, path_type=Path))
 @json_option("One JSON object instead of a table.")
 def command(directory: Path, as_json: bool) -> None:
     """Check everything in DIRECTORY: a node's data directory, or an embedded log's. Changes nothing.

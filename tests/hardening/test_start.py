@@ -110,3 +110,20 @@ def give_another_cluster_id(node: LocalNode) -> None:
     """And an empty directory: it knows nothing of where it was."""
     text = node.config_path.read_text().replace('cluster_id = "test"', 'cluster_id = "other"')
     node.config_path.write_text(text.replace(str(node.data_dir), f"{node.data_dir}-other"))
+
+
+def test_check_starts_nothing_and_says_what_a_start_would(tmp_path: Path, busy: int) -> None:
+    arguments = ["--check", "--listen", f"127.0.0.1:{busy}"]
+    peer = ["--peer", "2=127.0.0.1:1,127.0.0.1:2"]
+    done = serve(tmp_path / "1", *arguments, *peer)
+    assert (done.returncode, done.stdout) == (0, "node 1 of cluster 'c' may start\n")
+    assert "rlog: warning: peers: 2 nodes vote, of which 2 must be up" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+    assert "no directory" in complaint(serve(tmp_path / "absent" / "1", *arguments), STORAGE)
+    assert "--listen" in complaint(serve(tmp_path / "1", "--check", "--listen", "nonsense"), USAGE)
+    with running_cluster(tmp_path, topics={"orders": 1}, nodes=1) as cluster:
+        node = cluster.nodes[1]
+        done = serve(node.data_dir, *arguments)
+        assert done.returncode == 0
+        assert f"is in use by pid {node.pid} (" in done.stdout
+        cluster.check_running([1])
