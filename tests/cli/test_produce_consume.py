@@ -208,6 +208,30 @@ def test_a_write_of_unknown_fate_is_said_to_be(tmp_path: Path) -> None:
         cluster.resume(3 - leader[0])
 
 
+def test_a_killed_leader_costs_nothing(tmp_path: Path) -> None:
+    """Lines flow while the leader is killed: every one is acknowledged, and is in the log once, in order."""
+    lines = [b"line %d" % number for number in range(60_000)]
+    with running_cluster(tmp_path, topics={"one": 1}) as cluster:
+        leader = cluster.leader("one")
+        assert leader is not None
+        address = {"RLOG_BOOTSTRAP": cluster.bootstrap}
+        with (
+            background("produce", "one", "--report", "json", **address) as producer,
+            background("consume", "one", "-c", str(len(lines)), **address) as consumer,
+        ):
+            assert producer.stdin is not None
+            for begin in range(0, len(lines), 1000):
+                producer.stdin.write(b"".join(line + b"\n" for line in lines[begin : begin + 1000]))
+                producer.stdin.flush()
+                if begin == 20_000:
+                    cluster.kill(leader[0])
+            answer, said = producer.communicate(timeout=TIMEOUT_S)
+            printed, _ = consumer.communicate(timeout=TIMEOUT_S)
+        assert producer.returncode == 0, said
+        assert json.loads(answer)["acknowledged"] == len(lines)
+        assert printed.splitlines() == lines
+
+
 def test_a_bar_is_drawn_on_a_terminal_only(address: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "input").write_bytes(b"line\n" * 50_000)
     status, said = on_a_terminal("produce", "many", str(tmp_path / "input"), **address)

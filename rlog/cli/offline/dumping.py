@@ -81,7 +81,12 @@ def batches(directory: DataDirectory, partition: str, from_offset: int) -> Itera
         if end is not None and end <= from_offset:
             continue
         name = f"{base:020}.log"
-        data = read_file(directory.vfs, f"{path}/{name}")
+        try:
+            data = read_file(directory.vfs, f"{path}/{name}")
+        except FileNotFoundError:
+            if directory.in_use_by is None:
+                raise
+            continue  # deleted meanwhile
         end_max = end if end is not None else flushed if directory.in_use_by else 2**63 - 1
         scan = scan_segment(data, base, generations, end_max)
         bad = {each.position: each for each in scan.bad}
