@@ -34,6 +34,7 @@ class Seen:
 def command(bootstrap: str, as_json: bool, timeout_s: float) -> None:
     """Show per partition the leader, and per replica role, generation, high-water mark and lag.
 
+    Asks the nodes named by --bootstrap, and no others.
     Ends with 0 when every partition has a leader, 1 when one has none, 3 when no node answered.
     """
     try:

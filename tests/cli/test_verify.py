@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from crc32c import crc32c
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -19,7 +20,7 @@ from tests.cli.commands import on_a_terminal, rlog
 from tests.cli.directories import GENERATIONS, NAME, RECORDS, ROUNDS, SETTINGS, fingerprint, flip, make, run
 from tests.harness import running_cluster
 from tests.harness.workload import Load
-from tests.log.storage_kit import make_span, open_storage
+from tests.log.storage_kit import make_span, open_storage, settle
 
 BLEMISHED, STORAGE, INTERRUPTED = 1, 4, 130
 END = GENERATIONS * ROUNDS * 2 * RECORDS
@@ -161,6 +162,55 @@ def test_what_a_start_makes_anew_is_no_damage(copy: Path) -> None:
     assert [each["file"] for each in found] == ["meta.a"]
     open_storage(Vfs.system(), str(copy), settings=SETTINGS, names=(NAME, "empty-0")).close()
     assert verified(copy)["partitions"][1]["end_offset"] == END
+
+
+def test_an_intact_index_that_says_something_wrong_is_damage(copy: Path) -> None:
+    """A start believes it: its records would not be found."""
+    path = min((copy / "partitions" / NAME).glob("*.index"))
+    whole = path.read_bytes()
+    for position in (47, 31):  # the low bytes of the first entry's offset and of the end position
+        data = bytearray(whole)
+        data[position] ^= 1
+        data[-4:] = crc32c(bytes(data[:-4])).to_bytes(4)
+        path.write_bytes(data)
+        (finding,) = verified(copy, STORAGE)["findings"]
+        assert finding["file"] == f"partitions/{NAME}/{path.name}"
+
+
+def test_what_a_crash_leaves_behind_is_no_damage(copy: Path) -> None:
+    (copy / "partitions" / NAME / f"{segment_name(END)}.tmp").write_bytes(bytes(4096))
+    (copy / "meta.a.tmp").write_bytes(b"half of a new copy")
+    assert verified(copy)["findings"] == []
+
+
+def test_files_that_are_not_rlogs_are_named(copy: Path) -> None:
+    (copy / "partitions" / NAME / "notes.txt").touch()
+    (copy / "partitions" / "unknown-0").mkdir()
+    report = verified(copy, STORAGE)  # a start refuses it
+    assert {each["file"] for each in report["findings"]} >= {
+        f"partitions/{NAME}/notes.txt",
+        "partitions/unknown-0",
+    }
+    assert report["partitions"][1]["recovery"].startswith("refuse to start")
+
+
+def test_an_unfinished_cut_is_foretold(tmp_path: Path) -> None:
+    """The cut is on record in meta, and the process ended before it was carried out in the segments."""
+    live = tmp_path / "live"
+    storage = make(live, close=False)
+    log = storage.logs[NAME]
+    offset = log.end_offset - 4 * RECORDS
+    log.cut(offset)
+    storage.meta.flush()
+    crashed = Path(shutil.copytree(live, tmp_path / "crashed"))
+    orders = verified(crashed)["partitions"][1]
+    assert orders["end_offset"] == offset
+    assert f"finish the cut at offset {offset}" in orders["recovery"]
+    reopened = open_storage(Vfs.system(), str(crashed), settings=SETTINGS, names=(NAME, "empty-0"))
+    assert reopened.logs[NAME].end_offset == offset
+    reopened.close()
+    settle(storage)
+    storage.close()
 
 
 def test_both_copies_of_meta_damaged_is_damage(copy: Path) -> None:
