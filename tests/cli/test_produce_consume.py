@@ -232,6 +232,51 @@ def test_a_killed_leader_costs_nothing(tmp_path: Path) -> None:
         assert printed.splitlines() == lines
 
 
+def test_a_silent_cluster_is_said_to_be(tmp_path: Path) -> None:
+    """Where there is an end to reach it fails; where there is none it says so, and goes on when it can."""
+    with running_cluster(tmp_path, topics={"one": 1}) as cluster:
+        address = {"RLOG_BOOTSTRAP": cluster.bootstrap}
+        rlog("produce", "one", stdin=b"a\n", **address)
+        with (
+            background("consume", "one", "--until", "9", "--timeout", "2", **address) as ending,
+            background("consume", "one", "--timeout", "2", **address) as endless,
+        ):
+            for each in (ending, endless):
+                assert each.stdout is not None
+                assert each.stdout.readline() == b"a\n"
+            cluster.pause()
+            assert ending.wait(TIMEOUT_S) == UNREACHABLE
+            assert ending.stderr is not None
+            assert b"did not answer for 2000 ms" in ending.stderr.read()
+            assert endless.stderr is not None
+            assert b"did not answer for 2000 ms" in endless.stderr.readline()
+            cluster.resume()
+            cluster.wait_ready()
+            rlog("produce", "one", stdin=b"b\n", **address)
+            assert endless.stdout is not None
+            assert endless.stdout.readline() == b"b\n"
+            assert endless.poll() is None
+
+
+def test_control_batches_at_the_end_are_no_reason_to_wait(tmp_path: Path) -> None:
+    """After a restart the log ends with the start of a generation, which no reader sees."""
+    with running_cluster(tmp_path, topics={"one": 1}) as cluster:
+        address = {"RLOG_BOOTSTRAP": cluster.bootstrap}
+        rlog("produce", "one", stdin=b"a\n", **address)
+        cluster.stop()
+        cluster.start()
+        cluster.wait_ready()
+        wait_for(lambda: end_offset(cluster) == 2, "the new generation's start is committed")
+        with background("consume", "one", "-e", "--timeout", "3600", **address) as consumer:
+            assert consumer.communicate(timeout=TIMEOUT_S)[0] == b"a\n"
+            assert consumer.returncode == 0
+
+
+def end_offset(cluster: LocalCluster) -> int:
+    states = [cluster.describe(node) for node in cluster.nodes]
+    return max(state.partitions[0].hwm for state in states if state is not None)
+
+
 def test_a_bar_is_drawn_on_a_terminal_only(address: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "input").write_bytes(b"line\n" * 50_000)
     status, said = on_a_terminal("produce", "many", str(tmp_path / "input"), **address)
