@@ -100,7 +100,7 @@ def test_a_line_too_long_is_named(address: dict[str, str]) -> None:
     [
         (("produce", "order"), USAGE, b"did you mean 'orders'?"),
         (("consume", "order"), USAGE, b"topic 'order' does not exist in this cluster"),
-        (("consume", "zebra"), USAGE, b"there is copies, lines, many, one, orders"),
+        (("consume", "zebra"), USAGE, b"there is copies, lines, many, measured, one, orders"),
         (("consume", "one", "-p", "7"), USAGE, b"partitions 0 to 0, not 7"),
         (("consume", "one", "-e", "-p", "7"), USAGE, b"partitions 0 to 0, not 7"),
         (("produce", "one", "-p", "7"), FAILED, b"partitions 0 to 0, not 7"),
