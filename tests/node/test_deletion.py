@@ -1,0 +1,155 @@
+"""Deleting the oldest records of real nodes: by request, by size and by age; and who was away meanwhile."""
+
+import asyncio
+from pathlib import Path
+
+from rlog.config import TopicConfig
+from rlog.node.deletion import DeleteResult
+from rlog.node.partition import Partition
+from rlog.wire.kafka import codes
+
+from .harness import DEADLINE_S, TOPIC, Cluster, batch, on_uvloop, send, until, values_of
+
+SMALL = {"segment_bytes_max": 4096, "tail_bytes_max": 1024, "retention_check_ms": 50}
+
+
+async def delete(partition: Partition, offset: int, *, timeout_s: float = DEADLINE_S) -> DeleteResult:
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[DeleteResult] = loop.create_future()
+    partition.delete_records(offset, deadline=loop.time() + timeout_s, done=answer.set_result)
+    return await answer
+
+
+async def fill(leader: Partition, count: int, *, size: int = 100, first: int = 0) -> None:
+    """`count` batches of one record each, of about `size` + 70 bytes."""
+    answers = [send(leader, batch([b"%d" % n + b"." * size])) for n in range(first, first + count)]
+    for answer in answers:
+        assert (await answer).error == codes.NONE
+
+
+def segments(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.glob(f"partitions/{TOPIC}-0/*.log"))
+
+
+@on_uvloop
+async def test_what_is_deleted_is_gone_on_every_replica_and_after_a_restart(tmp_path):
+    """SAFETY 10, 26: the start lies inside what a segment holds; whole segments below it go."""
+    async with Cluster(tmp_path, **SMALL) as cluster:
+        await cluster.start()
+        leader = await cluster.leader()
+        for first in range(0, 100, 10):  # rounds, so that segments fill one after the other
+            await fill(leader, 10, first=first)
+        assert await delete(leader, 77) == DeleteResult(codes.NONE, 77)
+        assert leader.read(76, 1 << 20)[0] == codes.OFFSET_OUT_OF_RANGE
+        assert leader.read(77, 1 << 20)[0] == codes.NONE
+        for node_id in cluster.nodes:
+            log = cluster.partition(node_id).log
+            await until(lambda log=log: log.start_offset == 77, "every replica has the start")
+            await until(lambda log=log: log.base_offset > 40, "segments are deleted")
+            await until(lambda log=log: log.is_clean, "their files are unlinked")
+            assert segments(tmp_path / str(node_id))[0] == f"{log.base_offset:020}.log"
+        await cluster.stop()
+        await cluster.start()
+        leader = await cluster.leader()
+        assert (leader.start_offset, leader.hwm) == (77, leader.end_offset)
+        assert leader.read(76, 1 << 20)[0] == codes.OFFSET_OUT_OF_RANGE
+        kept = values_of(leader, leader.end_offset)
+        assert kept[-1] == b"99" + b"." * 100
+
+
+@on_uvloop
+async def test_everything_may_be_deleted_and_the_log_goes_on(tmp_path):
+    async with Cluster(tmp_path, count=1, **SMALL) as cluster:
+        await cluster.start()
+        leader = await cluster.leader()
+        await fill(leader, 30)
+        end = leader.hwm
+        assert await delete(leader, -1) == DeleteResult(codes.NONE, end)
+        await until(lambda: not segments(tmp_path / "1"), "all files are unlinked")
+        await cluster.stop()
+        await cluster.start()
+        leader = await cluster.leader()
+        await fill(leader, 1, first=30)
+        assert values_of(leader, leader.end_offset) == [b"30" + b"." * 100]
+        assert leader.start_offset == end
+
+
+@on_uvloop
+async def test_a_deletion_waits_for_a_majority_and_says_why_it_cannot(tmp_path):
+    async with Cluster(tmp_path, **SMALL) as cluster:
+        await cluster.start()
+        leader = await cluster.leader()
+        await fill(leader, 10)
+        await cluster.all_hold(10)
+        others = [n for n in cluster.nodes if cluster.partition(n) is not leader]
+        follower = cluster.partition(others[0])
+        assert (await delete(follower, 5)).error == codes.NOT_LEADER_OR_FOLLOWER
+        assert (await delete(leader, 11)).error == codes.OFFSET_OUT_OF_RANGE
+        assert (await delete(leader, -2)).error == codes.OFFSET_OUT_OF_RANGE
+        await cluster.stop(*others)
+        answer = await delete(leader, 5, timeout_s=0.2)
+        assert answer.error in (codes.REQUEST_TIMED_OUT, codes.NOT_LEADER_OR_FOLLOWER)
+
+
+@on_uvloop
+async def test_who_was_away_continues_from_the_anchor_and_still_knows_every_producer(tmp_path):
+    """SAFETY 25, 26: the producer table reaches a replica that never saw the records it comes from."""
+    async with Cluster(tmp_path, **SMALL) as cluster:
+        await cluster.start()
+        leader = await cluster.leader()
+        away = next(n for n in cluster.nodes if cluster.partition(n) is not leader)
+        await cluster.stop(away)
+        mine = batch([b"once"], producer=(7, 0, 0))
+        first = await send(leader, mine)
+        for start in range(0, 100, 10):
+            await fill(leader, 10, first=start)
+        assert (await delete(leader, 90)).error == codes.NONE
+        await until(lambda: leader.log.base_offset > 50, "the leader's segments are deleted")
+        await cluster.start(away)
+        back = cluster.partition(away)
+        await until(lambda: back.hwm == leader.hwm, "it has caught up")
+        assert back.log.base_offset > 50
+        # It leads, and the retry of a batch that it has only heard of is not appended again.
+        await cluster.stop(*[n for n in cluster.nodes if cluster.partition(n) is leader])
+        others = [n for n in cluster.nodes if n != away]
+        leader = await cluster.leader()
+        if leader is not back:
+            await cluster.stop(*others)
+            await cluster.start(*[n for n in cluster.configs if n not in cluster.nodes])
+            leader = await cluster.leader()
+        again = await send(leader, mine)
+        assert (again.error, again.base_offset) == (codes.NONE, first.base_offset)
+        found = back.log.producers.check(7, 0, 0, 1)
+        assert getattr(found, "base_offset", None) == first.base_offset
+
+
+@on_uvloop
+async def test_retention_by_size_keeps_about_what_it_says(tmp_path):
+    """At least that much, and at most half as much more: each fourth of it gets a segment of its own."""
+    topic = TopicConfig(1, retention_bytes=20_000)
+    settings = {**SMALL, "segment_bytes_max": 1 << 20, "retention_check_ms": 3_600_000}
+    async with Cluster(tmp_path, count=1, topics={TOPIC: topic}, **settings) as cluster:
+        await cluster.start()
+        leader = await cluster.leader()
+        for start in range(0, 1000, 10):
+            await fill(leader, 10, first=start)
+            leader.apply_retention(topic)
+        kept = values_of(leader, leader.end_offset)
+        assert kept[-1] == b"999" + b"." * 100
+        assert 20_000 <= len(kept) * 175 <= 30_000
+        await until(lambda: leader.log.is_clean, "files are unlinked")
+        assert len(segments(tmp_path / "1")) <= 6
+
+
+@on_uvloop
+async def test_a_leader_applies_retention_by_itself(tmp_path):
+    topics = {TOPIC: TopicConfig(1, retention_bytes=1000)}
+    async with Cluster(tmp_path, topics=topics, **SMALL) as cluster:
+        await cluster.start()
+        leader = await cluster.leader()
+        await fill(leader, 100)
+        await until(lambda: leader.log._is_segment_ended, "the check ends the segment")
+        await fill(leader, 10, first=100)
+        for node_id in cluster.nodes:
+            log = cluster.partition(node_id).log
+            await until(lambda log=log: log.start_offset >= 100, f"node {node_id} deletes")
