@@ -362,16 +362,31 @@ class DiskPool:
 
 @final
 class SegmentIndex:
-    """Where batches start in one segment: (offset, position), at least `interval_bytes` apart, rising."""
+    """Where batches start in one segment, at least `interval_bytes` apart, and how late the records from each
+    such place up to the next are. Positions in bytes of the segment, timestamps in milliseconds."""
 
     def __init__(self, interval_bytes: int = 4096) -> None: ...
     @property
     def interval_bytes(self) -> int: ...
+    @property
+    def max_timestamp_ms(self) -> int:
+        """Of all records noted; -1 when none has a timestamp."""
     def __len__(self) -> int: ...
-    def add(self, span: Span, position: int) -> None: ...
-    def find(self, offset: int) -> tuple[int, int] | None: ...
-    def cut(self, offset: int) -> None: ...
-    def to_bytes(self) -> bytes: ...
+    def add(self, span: Span, position: int) -> None:
+        """Note the batches of `span`, which lies at `position`, after all that is noted."""
+    def find(self, offset: int) -> tuple[int, int] | None:
+        """(offset, position) of the last noted batch that starts at or below `offset`; None: none does."""
+    def find_time(self, timestamp_ms: int, start: int) -> tuple[int, int, int | None, int | None] | None:
+        """(offset, position, next offset, next position) of the first interval that has, by its batches'
+        headers, a record that late and reaches past offset `start`. The latter two are None in the last
+        interval, which ends where the segment does. None: there is no such record."""
+    def seam(self, offset: int) -> tuple[int, int] | None:
+        """(offset, position) from which the batches below `offset` must be added anew after cut(offset); None
+        when nothing has to."""
+    def cut(self, offset: int) -> None:
+        """Forget the batches that start at or past seam(offset), or else at or past `offset`."""
+    def to_bytes(self) -> bytes:
+        """Triples of big-endian 64-bit numbers: offset, position, largest timestamp up to the next entry."""
     @staticmethod
     def from_bytes(data: Buffer, interval_bytes: int = 4096) -> SegmentIndex:
         """ValueError when the entries do not rise."""
@@ -391,6 +406,16 @@ def find_batches(
     data: Buffer, offset: int, start: int, generation: int, bytes_max: int, end_max: int
 ) -> tuple[int, int, int, int]:
     """(first, last, end_offset, missing) of a read from disk. Raises CorruptBatch."""
+
+def find_time(
+    data: Buffer, timestamp_ms: int, *, start: int = 0, decompressed_bytes_max: int = 67108864
+) -> tuple[int, int] | None:
+    """(offset, timestamp) of the first record at or past offset `start` that is `timestamp_ms` or later.
+
+    `data` are whole batches of a log, checked before; control batches are skipped, and so are those whose
+    headers say that no record of theirs is late enough. Raises CorruptBatch when the records of a batch do
+    not parse, or decompress to more than `decompressed_bytes_max`; UnsupportedCodec.
+    """
 
 def judge_tail(
     data: Buffer, position: int, offset: int, round_bytes_max: int

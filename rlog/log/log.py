@@ -30,6 +30,7 @@ from rlog.log.recovery import Examined
 from rlog.log.segment import Segment, index_name, length_for, load_index, segment_name
 from rlog.log.settings import LogSettings
 from rlog.log.tail import Piece, Tail
+from rlog.log.time_search import TimeStep, search_interval
 from rlog.log.watermarks import SLOT_BYTES, Watermarks, encode_slot, name_crc
 
 
@@ -214,6 +215,7 @@ class PartitionLog:
         if offset == self.end_offset:
             return
         position = self._reader.position_of(offset)
+        seam = self._reader.seam(offset)
         self._epoch += 1
         self._meta_barrier = self._meta.queue("cut", self.name, offset, self.cut_counter + 1)
         while self._segments[-1].base_offset > offset:
@@ -223,6 +225,8 @@ class PartitionLog:
         segment = self._segments[-1]
         segment.fill, segment.end_offset, segment.seal = position, offset, b""
         segment.index.cut(offset)
+        for span, at in seam:
+            segment.index.add(span, at)
         if self._pending_cut is None or offset < self._pending_cut.offset:
             self._pending_cut = _Cut(offset, segment, position)
         self.end_offset = offset
@@ -559,6 +563,21 @@ class PartitionLog:
         for _, end in self._walk(start, bytes_max, end_max):
             start = end
         return start
+
+    def find_time(self, timestamp_ms: int, *, end_max: int) -> tuple[int, int] | None:
+        """(offset, timestamp) of the first record below `end_max` at `timestamp_ms` or later; None: there is
+        none. Raises CorruptLog, and CorruptBatch for records that do not parse, or decompress to too much.
+        """
+        step = TimeStep(None, self.start_offset)
+        while step.found is None and step.next_offset < end_max:
+            step = self.search_time(timestamp_ms, start=step.next_offset, end_max=end_max)
+        return step.found
+
+    def search_time(self, timestamp_ms: int, *, start: int, end_max: int) -> TimeStep:
+        """One step of it, from `start` or the log's start on: it reads one interval of the index at most."""
+        start = max(start, self.start_offset)
+        segments = self._segments[self._reader.place_of(start) :]
+        return search_interval(self._walk, segments, timestamp_ms, start, min(end_max, self.end_offset))
 
     def _walk(self, start: int, bytes_max: int, end_max: int) -> Iterator[tuple[memoryview, int]]:
         """(batches, their end offset) from `start` on."""

@@ -8,7 +8,7 @@ is a CorruptLog, for the owner of the log to act upon.
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 
-from rlog._core import Vfs, find_batches
+from rlog._core import Span, Vfs, find_batches
 from rlog.errors import CorruptBatch, CorruptLog, InvariantBroken
 from rlog.log.generations import GenerationTable
 from rlog.log.segment import Segment, segment_name
@@ -92,6 +92,17 @@ class Reader:
         if end != offset:
             raise InvariantBroken(f"{self._name}: {offset} is not a batch boundary (SAFETY 10)")
         return position
+
+    def seam(self, offset: int) -> list[tuple[Span, int]]:
+        """The batches before a cut at `offset` that share an index entry with some behind it, and where each
+        span of them lies in its segment: the index has to be told of them anew. Raises CorruptLog."""
+        segment = self._segments[self.place_of(offset)]
+        start, position = segment.index.seam(offset) or (offset, 0)
+        spans = []
+        for view, _ in self.walk(start, segment.fill, offset):
+            spans.append((Span.parse(view), position))
+            position += len(view)
+        return spans
 
     def _open_segment_of(self, offset: int) -> Segment:
         """The segment that holds the record at `offset`, its file open; at most one full one stays so."""

@@ -6,7 +6,8 @@ fallocated, fsynced, renamed), so a shorter one was shortened by someone else. B
 last lies an index file:
 
     4 "RLIX" | 4 version | 8 base offset | 8 end offset | 8 end position | 4 index bytes | 4 producer bytes
-    index: 16-byte pairs (offset, position) | producers: JSON | 4 crc32c of all before
+    index: 24-byte entries (offset, position, largest timestamp up to the next entry, -1: none)
+    producers: JSON | 4 crc32c of all before
 
 It is written without a sync as the segment is sealed, and rebuilt by a scan when it is absent or wrong.
 """
@@ -25,7 +26,7 @@ from rlog.log.settings import LogSettings
 FILE_NAME = re.compile(r"([0-9]{20})\.(log|index|anchor)")
 TEMPORARY = ".tmp"
 INDEX_MAGIC = b"RLIX"
-INDEX_VERSION = 1
+INDEX_VERSION = 2
 INDEX_HEADER = Struct(">4sIQQQII")
 CRC = Struct(">I")
 
@@ -59,6 +60,11 @@ class Segment:
     named: bool = False
     indexed: bool = False
     seal: bytes = b""
+
+    @property
+    def max_timestamp_ms(self) -> int:
+        """The largest timestamp of its records, as their batches' headers have it; -1 when none has one."""
+        return self.index.max_timestamp_ms
 
     @staticmethod
     def new(vfs: Vfs, directory: str, base_offset: int, length: int, settings: LogSettings) -> "Segment":

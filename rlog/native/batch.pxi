@@ -242,6 +242,13 @@ cdef inline int64_t append_time_of(const BatchHeader* header) noexcept nogil:
     return header.max_timestamp if header.attributes & APPEND_TIME_BIT else -1
 
 
+cdef inline int64_t time_of_batch(const uint8_t* batch) noexcept nogil:
+    """The largest timestamp of a whole batch's records, by its header; -1 of a control batch."""
+    if load_16(batch + AT_ATTRIBUTES) & CONTROL_BIT:
+        return -1
+    return <int64_t> load_64(batch + AT_MAX_TIMESTAMP)
+
+
 cdef inline int64_t last_sequence_of(const BatchHeader* header) noexcept nogil:
     """Sequences wrap from 2^31 - 1 to 0."""
     return (<int64_t> header.base_sequence + header.last_offset_delta) & INT32_MAX

@@ -189,6 +189,32 @@ cdef inline bytes bytes_of(const uint8_t* data, int32_t size):
     return None if size < 0 else PyBytes_FromStringAndSize(<const char*> data, size)
 
 
+cdef inline int64_t time_of_record(const RecordView* view, const BatchHeader* header) noexcept nogil:
+    if header.attributes & APPEND_TIME_BIT:
+        return header.max_timestamp
+    # unsigned: any sum of outside numbers is defined
+    return <int64_t> (<uint64_t> header.base_timestamp + <uint64_t> view.timestamp_delta)
+
+
+cdef bytes plain_records(
+    const uint8_t* batch, const BatchHeader* header, int64_t decompressed_bytes_max, int64_t position
+):
+    """The decompressed records of a batch; None when they lie in it uncompressed.
+
+    Raises CorruptBatch, with the batch's `position`, and UnsupportedCodec.
+    """
+    cdef int codec = batch_codec(header)
+    if codec == CODEC_NONE:
+        return None
+    try:
+        return decompress(
+            (<const char*> batch + HEADER_SIZE)[:header.size - HEADER_SIZE], codec, decompressed_bytes_max
+        )
+    except ValueError as error:
+        message = f"the records of the batch at byte {position} {error}"
+        raise CorruptBatch(message, position=position) from error
+
+
 @cython.final
 @cython.no_gc
 cdef class Decoder:
@@ -232,17 +258,10 @@ cdef class Decoder:
         return 0
 
     cdef Fault take_batch(self, const uint8_t* batch, const BatchHeader* header, int64_t position) except *:
+        cdef bytes plain = plain_records(batch, header, self.decompressed_bytes_max, position)
         cdef const uint8_t* records = batch + HEADER_SIZE
-        cdef int64_t size = header.size - HEADER_SIZE
-        cdef int codec = batch_codec(header)
-        cdef bytes plain
-        if codec == CODEC_NONE:
-            return self.take_records(records, records + size, header)
-        try:
-            plain = decompress((<const char*> records)[:size], codec, self.decompressed_bytes_max)
-        except ValueError as error:
-            message = f"the records of the batch at byte {position} {error}"
-            raise CorruptBatch(message, position=position) from error
+        if plain is None:
+            return self.take_records(records, batch + header.size, header)
         records = <const uint8_t*> PyBytes_AS_STRING(plain)
         return self.take_records(records, records + PyBytes_GET_SIZE(plain), header)
 
@@ -278,12 +297,7 @@ cdef class Decoder:
         record.partition = self.partition
         record.offset = header.base_offset + view.offset_delta
         record.generation = header.generation
-        if header.attributes & APPEND_TIME_BIT:
-            record.timestamp_ms = header.max_timestamp
-        else:       # unsigned: any sum of outside numbers is defined
-            record.timestamp_ms = <int64_t> (
-                <uint64_t> header.base_timestamp + <uint64_t> view.timestamp_delta
-            )
+        record.timestamp_ms = time_of_record(view, header)
         record.key = bytes_of(view.key, view.key_size)
         record.value = bytes_of(view.value, view.value_size)
         record.headers = headers_of(view) if view.header_count else self.no_headers

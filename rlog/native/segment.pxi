@@ -2,20 +2,37 @@
 #
 # A segment is a dense run of stamped batches from byte 0 of a preallocated file; the rest is zero filler.
 
+cdef enum:
+    ENTRY_SIZE = 24     # of an index entry in a file
+
+
+cdef struct IndexEntry:
+    int64_t offset
+    int64_t position
+    int64_t max_timestamp   # of the records from here up to the next entry; -1: none has one
+
+
 @cython.final
 cdef class SegmentIndex:
-    """Where batches start in one segment: (offset, position), at least `interval_bytes` apart, rising."""
+    """Where batches start in one segment, at least `interval_bytes` apart, and how late the records from each such
+    place up to the next are.
 
-    cdef int64_t* entries       # offset, position, offset, position …
+    So a search by time skips whole intervals, whatever the order of the timestamps is and wherever it starts; a
+    running maximum would say nothing behind one record that is too late. Control batches have no time.
+    """
+
+    cdef IndexEntry* entries
     cdef Py_ssize_t count
     cdef Py_ssize_t capacity
     cdef readonly int64_t interval_bytes
-    cdef int64_t next_position  # the first batch at or past it gets an entry
+    cdef int64_t next_position      # the first batch at or past it gets an entry
+    cdef readonly int64_t max_timestamp_ms
 
     def __cinit__(self, int64_t interval_bytes=4096):
         if interval_bytes < 1:
             raise ValueError("interval_bytes must be at least 1")
         self.interval_bytes = interval_bytes
+        self.max_timestamp_ms = -1
 
     def __dealloc__(self):
         free(self.entries)
@@ -23,37 +40,48 @@ cdef class SegmentIndex:
     def __len__(self):
         return self.count
 
-    cdef int _note(self, int64_t offset, int64_t position) except -1:
+    cdef int _enter(self, int64_t offset, int64_t position) except -1:
+        """A new entry, without a time yet."""
         cdef void* grown
         cdef Py_ssize_t capacity
-        if position < self.next_position:
-            return 0
         if self.count == self.capacity:
             capacity = max(16, 2 * self.capacity)
-            grown = realloc(self.entries, capacity * 2 * sizeof(int64_t))
+            grown = realloc(self.entries, capacity * sizeof(IndexEntry))
             if grown == NULL:
                 raise MemoryError()
-            self.entries = <int64_t*>grown
+            self.entries = <IndexEntry*>grown
             self.capacity = capacity
-        self.entries[2 * self.count] = offset
-        self.entries[2 * self.count + 1] = position
+        self.entries[self.count].offset = offset
+        self.entries[self.count].position = position
+        self.entries[self.count].max_timestamp = -1
         self.count += 1
         self.next_position = position + self.interval_bytes
         return 0
 
+    cdef int _note(self, int64_t offset, int64_t position, int64_t max_timestamp) except -1:
+        """Note one batch: an entry of its own if it is due, and its time in the entry that covers it."""
+        if position >= self.next_position:
+            self._enter(offset, position)
+        if max_timestamp > self.entries[self.count - 1].max_timestamp:
+            self.entries[self.count - 1].max_timestamp = max_timestamp
+            self.max_timestamp_ms = max(self.max_timestamp_ms, max_timestamp)
+        return 0
+
     def add(self, Span span not None, int64_t position):
-        """Note the batches of `span`, which lies at `position` of the segment."""
-        cdef int64_t i, start = span.position_of(span.first)
-        self._note(span.base_offset, position)
-        for i in range(span.first, span.memory.count - 1):
-            self._note(span.memory.ends[i].offset, position + span.memory.ends[i].position - start)
+        """Note the batches of `span`, which lies at `position` of the segment, after all that is noted."""
+        cdef SpanMemory memory = span.memory
+        cdef int64_t offset = span.base_offset, at = span.start, i
+        for i in range(span.first, memory.count):
+            self._note(offset, position + at - span.start, time_of_batch(memory.data + at))
+            offset = memory.ends[i].offset
+            at = memory.ends[i].position
 
     cdef Py_ssize_t _find(self, int64_t offset) noexcept nogil:
         """How many entries have an offset at or below `offset`."""
         cdef Py_ssize_t low = 0, high = self.count, middle
         while low < high:
             middle = (low + high) >> 1
-            if self.entries[2 * middle] <= offset:
+            if self.entries[middle].offset <= offset:
                 low = middle + 1
             else:
                 high = middle
@@ -64,20 +92,59 @@ cdef class SegmentIndex:
         cdef Py_ssize_t found = self._find(offset) - 1
         if found < 0:
             return None
-        return self.entries[2 * found], self.entries[2 * found + 1]
+        return self.entries[found].offset, self.entries[found].position
+
+    def find_time(self, int64_t timestamp_ms, int64_t start):
+        """Where to look for a record at or past offset `start` whose timestamp is `timestamp_ms` or later.
+
+        (offset, position, next offset, next position) of the first interval that has one by its batches' headers;
+        the latter two are None in the last interval, which ends where the segment does. None: there is no record.
+        """
+        cdef Py_ssize_t found = max(self._find(start) - 1, 0)
+        cdef IndexEntry* entry
+        while found < self.count and self.entries[found].max_timestamp < timestamp_ms:
+            found += 1
+        if found == self.count:
+            return None
+        entry = &self.entries[found]
+        if found + 1 == self.count:
+            return entry.offset, entry.position, None, None
+        return entry.offset, entry.position, entry[1].offset, entry[1].position
+
+    cdef Py_ssize_t _kept(self, int64_t offset) noexcept nogil:
+        """How many entries a cut at `offset` leaves as they are: not the last below it, which may cover more."""
+        cdef Py_ssize_t below = self._find(offset - 1)
+        cdef bint is_whole = below < self.count and self.entries[below].offset == offset
+        return below if is_whole or below == 0 else below - 1
+
+    def seam(self, int64_t offset):
+        """(offset, position) from which the batches below `offset` must be told anew after cut(offset).
+
+        None when nothing has to.
+        """
+        cdef Py_ssize_t kept = self._kept(offset)
+        if kept == self.count or self.entries[kept].offset >= offset:
+            return None
+        return self.entries[kept].offset, self.entries[kept].position
 
     def cut(self, int64_t offset):
-        """Forget the batches that start at or past `offset`."""
-        self.count = self._find(offset - 1)
-        self.next_position = self.entries[2 * self.count - 1] + self.interval_bytes if self.count else 0
+        """Forget the batches that start at or past seam(offset), or else at or past `offset`."""
+        cdef Py_ssize_t i
+        self.count = self._kept(offset)
+        self.next_position = self.entries[self.count - 1].position + self.interval_bytes if self.count else 0
+        self.max_timestamp_ms = -1
+        for i in range(self.count):
+            self.max_timestamp_ms = max(self.max_timestamp_ms, self.entries[i].max_timestamp)
 
     def to_bytes(self):
-        """The entries as big-endian 64-bit pairs."""
-        cdef bytes data = PyBytes_FromStringAndSize(NULL, self.count * 16)
+        """The entries as triples of big-endian 64-bit numbers: offset, position, largest timestamp."""
+        cdef bytes data = PyBytes_FromStringAndSize(NULL, self.count * ENTRY_SIZE)
         cdef uint8_t* into = <uint8_t*>PyBytes_AS_STRING(data)
         cdef Py_ssize_t i
-        for i in range(2 * self.count):
-            store_64(into + 8 * i, <uint64_t>self.entries[i])
+        for i in range(self.count):
+            store_64(into + ENTRY_SIZE * i, <uint64_t>self.entries[i].offset)
+            store_64(into + ENTRY_SIZE * i + 8, <uint64_t>self.entries[i].position)
+            store_64(into + ENTRY_SIZE * i + 16, <uint64_t>self.entries[i].max_timestamp)
         return data
 
     @staticmethod
@@ -85,16 +152,17 @@ cdef class SegmentIndex:
         """The inverse of to_bytes(). ValueError when the entries are not rising."""
         cdef SegmentIndex index = SegmentIndex(interval_bytes)
         cdef Py_ssize_t i
-        cdef int64_t offset, position, last_offset = -1, last_position = -1
-        if data.shape[0] % 16:
+        cdef int64_t offset, position, max_timestamp, last_offset = -1, last_position = -1
+        if data.shape[0] % ENTRY_SIZE:
             raise ValueError("not a whole number of entries")
-        for i in range(data.shape[0] // 16):
-            offset = <int64_t>load_64(&data[16 * i])
-            position = <int64_t>load_64(&data[16 * i + 8])
+        for i in range(data.shape[0] // ENTRY_SIZE):
+            offset = <int64_t>load_64(&data[ENTRY_SIZE * i])
+            position = <int64_t>load_64(&data[ENTRY_SIZE * i + 8])
+            max_timestamp = <int64_t>load_64(&data[ENTRY_SIZE * i + 16])
             if offset <= last_offset or position <= last_position:
                 raise ValueError("the entries do not rise")
-            index.next_position = 0
-            index._note(offset, position)
+            index._enter(offset, position)
+            index._note(offset, position, max_timestamp)
             last_offset = offset
             last_position = position
         return index
@@ -122,7 +190,7 @@ def scan_batches(const uint8_t[::1] data not None, int64_t position, int64_t off
         ):
             break
         if index is not None:
-            index._note(offset, position)
+            index._note(offset, position, time_of_batch(at))
         if producers is not None and header.producer_id >= 0 and not header.attributes & CONTROL_BIT:
             producers.append((
                 header.producer_id, header.producer_epoch, header.base_sequence, last_sequence_of(&header),

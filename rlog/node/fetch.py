@@ -1,4 +1,4 @@
-"""Fetch and ListOffsets: committed records and the bounds of what is committed.
+"""Fetch: committed records.
 
 A Fetch that finds less than `bytes_min` waits for the high-water marks of its partitions to move, at most
 `max_wait_ms`. An answer holds whole batches, from the one that contains the asked offset, and at least one
@@ -10,23 +10,16 @@ import asyncio
 from rlog.node.kafka_connection import Request
 from rlog.node.serving import ServedPartition, Waiter
 from rlog.wire.kafka import (
-    EARLIEST,
-    LATEST,
     Reader,
     codes,
     decode_fetch_request,
-    decode_list_offsets_request,
     encode_fetch_response,
-    encode_list_offsets_response,
 )
-from rlog.wire.kafka.apis import IMPLEMENTED_FROM, LIST_OFFSETS
 from rlog.wire.kafka.messages import (
     FetchedPartition,
     FetchPartition,
     FetchRequest,
     FetchResponse,
-    ListedPartition,
-    ListOffsetsPartition,
 )
 
 
@@ -39,7 +32,6 @@ def check_generation(partition: ServedPartition, generation: int) -> int:
     return codes.UNKNOWN_LEADER_EPOCH
 
 
-# --- Fetch ---
 def handle_fetch(request: Request, reader: Reader) -> None:
     fetch = decode_fetch_request(reader, request.version)
     if fetch.session_id != 0:
@@ -149,42 +141,3 @@ class _Fetch:
         if not is_first and sum(map(len, records)) > room_bytes:
             records = []  # at least one batch holds for the answer, not for each partition
         return FetchedPartition(part.partition, error, hwm, partition.start_offset, records, hwm)
-
-
-# --- ListOffsets ---
-def handle_list_offsets(request: Request, reader: Reader) -> None:
-    """Earliest and latest. Version 0 answered in lists of offsets: read, and answered UNSUPPORTED_VERSION."""
-    asked = decode_list_offsets_request(reader, request.version)
-    is_served = request.version >= IMPLEMENTED_FROM[LIST_OFFSETS]
-    topics = [
-        (
-            topic,
-            [
-                _list(request, topic, part)
-                if is_served
-                else ListedPartition(part.partition, codes.UNSUPPORTED_VERSION)
-                for part in partitions
-            ],
-        )
-        for topic, partitions in asked.topics
-    ]
-    request.answer(encode_list_offsets_response(request.correlation_id, request.version, topics))
-
-
-def _list(request: Request, topic: str, part: ListOffsetsPartition) -> ListedPartition:
-    partition = request.node.partitions.get((topic, part.partition))
-    if partition is None:
-        return ListedPartition(part.partition, codes.UNKNOWN_TOPIC_OR_PARTITION)
-    error = check_generation(partition, part.generation)
-    if error == codes.NONE and not partition.is_leader:
-        error = codes.NOT_LEADER_OR_FOLLOWER
-    if error == codes.NONE and not partition.serving:
-        error = (
-            codes.OFFSET_NOT_AVAILABLE
-        )  # its high-water mark may lie below what was acknowledged (SAFETY 32)
-    if error == codes.NONE and part.timestamp_ms not in (EARLIEST, LATEST):
-        error = codes.UNSUPPORTED_VERSION  # there is no time index; "no such offset" would be a lie
-    if error != codes.NONE:
-        return ListedPartition(part.partition, error)
-    offset = partition.start_offset if part.timestamp_ms == EARLIEST else partition.hwm
-    return ListedPartition(part.partition, codes.NONE, -1, offset, partition.generation)

@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Callable
 
 from rlog.errors import ProtocolError
-from rlog.node.fetch import handle_fetch, handle_list_offsets
+from rlog.node.fetch import handle_fetch
 from rlog.node.kafka_connection import Budget, Connection, Request
+from rlog.node.list_offsets import handle_list_offsets
 from rlog.node.metadata import (
     handle_api_versions,
     handle_describe_node,

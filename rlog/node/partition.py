@@ -38,6 +38,7 @@ from rlog.log.producers import Duplicate
 from rlog.log.retention import wanted_start
 from rlog.node.append_clock import AppendClock
 from rlog.node.deletion import DeleteDone, DeleteResult, Deletions
+from rlog.node.serving import TimeAnswer
 from rlog.raft.effects import Role
 from rlog.raft.messages import Message
 from rlog.raft.replica import Replica
@@ -439,6 +440,21 @@ class Partition:
             self.invariant_broken(str(error))
             return codes.KAFKA_STORAGE_ERROR, [], hwm
         return codes.NONE, batches, hwm
+
+    def find_time(self, timestamp_ms: int, start: int) -> TimeAnswer:
+        """One step of the search for the first committed record at or past `start` that is that late."""
+        try:
+            found, next_offset = self.log.search_time(timestamp_ms, start=start, end_max=self.replica.hwm)
+        except CorruptBatch as error:
+            # The disk is innocent: the records were produced like that, and nobody can read them.
+            logger.warning("partition=%s search by time past offset %d: %s", self.name, start, error)
+            return TimeAnswer(codes.INVALID_RECORD)
+        except (CorruptLog, StorageFailed) as error:
+            self.storage_failed(f"cannot search from offset {start}: {error}")
+            return TimeAnswer(codes.KAFKA_STORAGE_ERROR)
+        if found is None:
+            return TimeAnswer(codes.NONE, None, next_offset)
+        return TimeAnswer(codes.NONE, (*found, self.log.generations.at(found[0])), next_offset)
 
     def wait_hwm(self, above: int, callback: Callable[[], None]) -> HwmWait:
         """Call back once when the high-water mark is above `above`, leadership is lost, or the node stops."""

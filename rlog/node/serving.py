@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from random import Random
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from rlog.config import NodeConfig
 from rlog.records import Waited
@@ -33,6 +33,17 @@ class ProduceOutcome(Protocol):
     def waited(self) -> Waited: ...
     @property
     def message(self) -> str: ...
+
+
+class TimeAnswer(NamedTuple):
+    """One step of a search by time. found: (offset, timestamp in ms, generation) of the record.
+
+    None: no record below `next_offset` is late enough; the search ends where that is the high-water mark.
+    """
+
+    error: int
+    found: tuple[int, int, int] | None = None
+    next_offset: int = 0
 
 
 class Waiter(Protocol):
@@ -70,6 +81,9 @@ class ServedPartition(Protocol):
 
     def read(self, offset: int, bytes_max: int) -> tuple[int, Sequence[Buffer], int]:
         """(error code, committed batches from the one that holds `offset`, high-water mark)."""
+
+    def find_time(self, timestamp_ms: int, start: int) -> TimeAnswer:
+        """One step of the search for the first committed record at or past `start` that is that late."""
 
     def wait_hwm(self, above: int, callback: Callable[[], None]) -> Waiter:
         """`callback` is called once: when hwm > above, when leadership is lost, or when it is closed."""

@@ -98,7 +98,8 @@ def test_meta_and_index_files(sound: Path) -> None:
     indexes = [json.loads(line) for line in run("dump", sound, "--index").stdout.splitlines()]
     names = {path.name for path in (sound / "partitions" / NAME).glob("*.index")}
     assert {each["file"] for each in indexes} == names
-    assert all(each["entries"] for each in indexes)
+    for each in indexes:
+        assert each["max_timestamp_ms"] == max(latest for _, _, latest in each["entries"])
 
 
 @pytest.mark.parametrize(

@@ -168,7 +168,11 @@ def test_an_intact_index_that_says_something_wrong_is_damage(copy: Path) -> None
     """A start believes it: its records would not be found."""
     path = min((copy / "partitions" / NAME).glob("*.index"))
     whole = path.read_bytes()
-    for position in (47, 31):  # the low bytes of the first entry's offset and of the end position
+    for position in (
+        47,
+        63,
+        31,
+    ):  # low bytes of the first entry: offset, time; and of the end
         data = bytearray(whole)
         data[position] ^= 1
         data[-4:] = crc32c(bytes(data[:-4])).to_bytes(4)

@@ -1,15 +1,22 @@
 """What the storage tests share: spans to append, and a driver that runs every job to its end."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import cycle
 from random import Random
+from typing import TYPE_CHECKING
 
 from rlog._core import (
     BatchBuilder,
     BatchInfo,
     DiskJob,
+    SegmentIndex,
     Span,
     SpanBuilder,
     Vfs,
     check_client_batches,
+    decode_records,
     iterate_batches,
 )
 from rlog.log.anchor import Anchor
@@ -18,6 +25,9 @@ from rlog.log.log import PartitionLog
 from rlog.log.producers import ProducerTable
 from rlog.log.settings import LogSettings
 from rlog.log.storage import Storage
+
+if TYPE_CHECKING:
+    from rlog._core import Compression
 
 SMALL = LogSettings(
     segment_bytes_min=4096,
@@ -40,18 +50,23 @@ def make_span(
     seed: int = 0,
     producer: tuple[int, int, int] | None = None,
     append_time_ms: int = -1,
+    times_ms: Sequence[int] = (1_700_000_000_000,),
+    compression: Compression = "none",
 ) -> Span:
     """`batches` batches of `records` records, with values of `size` random bytes.
 
-    producer: (producer id, epoch, first sequence). append_time_ms: -1 for the producer's timestamps.
+    producer: (producer id, epoch, first sequence). times_ms: the producer's timestamps, over and over.
+    append_time_ms: the leader's, or -1.
     """
+    times = cycle(times_ms)
     random = Random(f"{seed} {base} {generation}")
     builder = SpanBuilder(base, generation, append_time_ms=append_time_ms)
     for number in range(batches):
-        batch = BatchBuilder(batch_bytes_max=1 << 22, compression="none")
+        batch = BatchBuilder(batch_bytes_max=1 << 22, compression=compression)
         if producer is not None:
             batch.set_producer(producer[0], producer[1], producer[2] + number * records)
-        batch.append_values([random.randbytes(size) for _ in range(records)], 0, 1_700_000_000_000)
+        for _ in range(records):
+            assert batch.append(random.randbytes(size), timestamp_ms=next(times))
         data = batch.build()
         builder.add(data, check_client_batches(data, batch_bytes_max=1 << 22)[0])
     return builder.build()
@@ -128,3 +143,32 @@ def rebuilt_producers(infos: list[BatchInfo]) -> ProducerTable:
         if info.producer_id >= 0
     )
     return table
+
+
+def rebuilt_index(data: bytes, interval_bytes: int) -> SegmentIndex:
+    """The index of a segment that holds these batches, from scratch."""
+    index = SegmentIndex(interval_bytes)
+    for info in iterate_batches(data, verify=False):
+        index.add(Span.parse(data[info.position : info.position + info.size]), info.position)
+    return index
+
+
+def check_indexes(log: PartitionLog, settings: LogSettings) -> None:
+    """SAFETY 13: the index of each segment equals its rebuild from the log."""
+    data = contents(log)
+    infos = iterate_batches(data, verify=False)
+    for segment in log._segments:
+        held = [info for info in infos if segment.base_offset <= info.base_offset < segment.end_offset]
+        batches = data[held[0].position : held[-1].position + held[-1].size] if held else b""
+        index = rebuilt_index(batches, settings.index_interval_bytes)
+        assert segment.index.to_bytes() == index.to_bytes()
+        times = [info.max_timestamp for info in held if not info.is_control]
+        assert segment.max_timestamp_ms == max([-1, *times])
+
+
+def first_at(data: bytes, timestamp_ms: int, start: int = 0) -> tuple[int, int] | None:
+    """(offset, timestamp) of the first record that late, by reading all of them."""
+    for record in decode_records(data, from_offset=start):
+        if record.timestamp_ms >= timestamp_ms:
+            return record.offset, record.timestamp_ms
+    return None

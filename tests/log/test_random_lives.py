@@ -9,7 +9,15 @@ import pytest
 from rlog._core import Span, Vfs, iterate_batches
 from rlog.log.settings import LogSettings
 from rlog.testing.disk import MemoryDisk
-from tests.log.storage_kit import NAME, contents, make_span, open_storage, rebuilt_producers
+from tests.log.storage_kit import (
+    NAME,
+    check_indexes,
+    contents,
+    first_at,
+    make_span,
+    open_storage,
+    rebuilt_producers,
+)
 from tests.log.test_crash_points import DIRECTORY, Life
 
 SEEDS = 400
@@ -82,7 +90,9 @@ class RandomLife:
             batches=random.randint(1, 4),
             size=random.choice([10, 100, 300, 900, 3000]),
             producer=random.choice([None, (random.randint(0, 2), 0, random.randint(0, 100))]),
-            append_time_ms=random.choice([-1, self.spans]),
+            append_time_ms=random.choice([-1, -1, self.spans]),
+            times_ms=[random.choice([-1, self.spans, random.randint(0, 60)]) for _ in range(3)],
+            compression=random.choice(["none", "none", "lz4"]),
         )
 
     def boundaries(self) -> list[int]:
@@ -136,6 +146,9 @@ class RandomLife:
         written = b"".join(bytes(span) for span in history)
         assert contents(log) == b"".join(bytes(span) for span in history if span.end_offset > log.base_offset)
         assert log.producers == rebuilt_producers(iterate_batches(written, verify=False)), "SAFETY 13"
+        check_indexes(log, self.settings)
+        moment = self.random.randint(0, 60)
+        assert log.find_time(moment, end_max=log.end_offset) == first_at(written, moment, log.start_offset)
 
     def power_cut(self) -> None:
         self.disk.power_cut()
@@ -162,6 +175,7 @@ class RandomLife:
         book.acked = self.life.log.flushed_offset
         book.votes = [storage.meta.vote(NAME)]
         self.reopened += 1
+        self.look()
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS, 50))

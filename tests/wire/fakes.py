@@ -8,10 +8,11 @@ from typing import Any
 
 import uvloop
 
-from rlog._core import check_client_batches
+from rlog._core import check_client_batches, find_time
 from rlog.config import NodeConfig, PeerAddress
 from rlog.errors import CorruptBatch
 from rlog.node.kafka_server import KafkaServer
+from rlog.node.serving import TimeAnswer
 from rlog.wire.kafka import Reader, codes
 
 PATIENCE_SECONDS = 10.0
@@ -132,6 +133,14 @@ class FakePartition:
                 break
             found.append(memoryview(data))
         return codes.NONE, found, self.hwm
+
+    def find_time(self, timestamp_ms: int, start: int) -> TimeAnswer:
+        """A batch at a time."""
+        for _, end, data in self.batches:
+            if start < end <= self.hwm:
+                found = find_time(data, timestamp_ms, start=start)
+                return TimeAnswer(codes.NONE, None if found is None else (*found, self.generation), end)
+        return TimeAnswer(codes.NONE, None, self.hwm)
 
     def wait_hwm(self, above: int, callback: Callable[[], None]) -> Waiter:
         waiter = Waiter(above, callback, self.waiters)

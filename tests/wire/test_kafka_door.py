@@ -10,15 +10,12 @@ from rlog.wire.kafka.messages import (
     FetchedPartition,
     FetchPartition,
     FetchRequest,
-    ListedPartition,
-    ListOffsetsPartition,
-    ListOffsetsRequest,
     PartitionMetadata,
     PartitionReceipt,
     ProducedPartition,
     TopicMetadata,
 )
-from tests.wire.fakes import Door, FakeNode, FakePartition, run, until
+from tests.wire.fakes import Door, FakeNode, run, until
 from tests.wire.oracles import kafka_python
 
 
@@ -331,55 +328,6 @@ def test_there_are_no_fetch_sessions() -> None:
             nothing = FetchRequest(60_000, 1, 1, [])
             answer = await client.ask(kafka.encode_fetch_request(1, "c", nothing))
             assert kafka.decode_fetch_response(answer) == (0, 0, [])
-
-    run(main())
-
-
-@pytest.mark.parametrize(
-    ("changes", "timestamp", "generation", "error", "offset"),
-    [
-        ({}, kafka.EARLIEST, 5, codes.NONE, 3),
-        ({}, kafka.LATEST, -1, codes.NONE, 8),
-        ({}, 1_700_000_000_000, -1, codes.UNSUPPORTED_VERSION, -1),
-        ({}, -3, -1, codes.UNSUPPORTED_VERSION, -1),
-        ({}, kafka.LATEST, 4, codes.FENCED_LEADER_EPOCH, -1),
-        ({}, kafka.LATEST, 6, codes.UNKNOWN_LEADER_EPOCH, -1),
-        ({"is_leader": False, "serving": False}, kafka.LATEST, -1, codes.NOT_LEADER_OR_FOLLOWER, -1),
-        ({"serving": False}, kafka.LATEST, -1, codes.OFFSET_NOT_AVAILABLE, -1),
-    ],
-)
-def test_list_offsets(changes: dict, timestamp: int, generation: int, error: int, offset: int) -> None:
-    async def main() -> None:
-        node = FakeNode()
-        node.partitions["t", 0] = FakePartition(start_offset=3, hwm=8, end_offset=9)
-        for name, value in changes.items():
-            setattr(node.partitions["t", 0], name, value)
-        async with Door(node) as door:
-            client = await door.client()
-            parts = [ListOffsetsPartition(0, timestamp, generation), ListOffsetsPartition(9, timestamp)]
-            request = ListOffsetsRequest([("t", parts)])
-            answer = await client.ask(kafka.encode_list_offsets_request(1, "c", request))
-            assert kafka.decode_list_offsets_response(answer) == [
-                (
-                    "t",
-                    [
-                        ListedPartition(0, error, -1, offset, 5 if error == 0 else -1),
-                        ListedPartition(9, codes.UNKNOWN_TOPIC_OR_PARTITION),
-                    ],
-                )
-            ]
-
-    run(main())
-
-
-def test_list_offsets_version_0_is_refused_in_its_own_encoding() -> None:
-    async def main() -> None:
-        async with Door(FakeNode()) as door:
-            client = await door.client()
-            header = b"\0\2\0\0\0\0\0\x09\xff\xff"
-            body = b"\xff\xff\xff\xff" + b"\0\0\0\1\0\1t\0\0\0\1" + bytes(4) + b"\xff" * 8 + b"\0\0\0\1"
-            answer = await client.ask([(len(header) + len(body)).to_bytes(4, "big"), header, body])
-            assert answer == b"\0\0\0\x09" + b"\0\0\0\1\0\1t\0\0\0\1" + bytes(4) + b"\0\x23" + bytes(4)
 
     run(main())
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from rlog._core import BatchInfo, SegmentIndex, decode_records, iterate_batches
+from rlog._core import BatchInfo, decode_records, iterate_batches
 from rlog.cli.offline.directory import DataDirectory
 from rlog.cli.offline.disk import read_file
-from rlog.cli.offline.segments import HEADER_BYTES, LENGTH_END, positions_of, scan_segment, why_bad
+from rlog.cli.offline.segments import HEADER_BYTES, LENGTH_END, entries_of, scan_segment, why_bad
 from rlog.errors import CorruptBatch, UnsupportedCodec
 from rlog.log.anchor import anchor_name, decode_anchor
 from rlog.log.format import CODEC_NAMES
@@ -91,7 +91,7 @@ def batches(directory: DataDirectory, partition: str, from_offset: int) -> Itera
         scan = scan_segment(data, base, generations, end_max)
         bad = {each.position: each for each in scan.bad}
         starts = scan.starts
-        for position in sorted([*(place for _, place in positions_of(starts)), *bad]):
+        for position in sorted([*(place for _, place, _ in entries_of(starts)), *bad]):
             if position in bad:
                 yield Batch(name, position, None, b"", bad[position].why)
             elif _end_of(data, position) > from_offset:
@@ -171,13 +171,10 @@ def _index_fields(data: bytes) -> dict[str, Any]:
         "base_offset": index.base_offset,
         "end_offset": index.end_offset,
         "end_position": index.end_position,
-        "entries": _entries(index.index),
+        "max_timestamp_ms": index.index.max_timestamp_ms,
+        "entries": list(entries_of(index.index)),
         "producer_batches": index.producers,
     }
-
-
-def _entries(index: SegmentIndex) -> list[tuple[int, int]]:
-    return list(positions_of(index))
 
 
 def _anchor_fields(data: bytes) -> dict[str, Any]:

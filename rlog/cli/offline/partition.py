@@ -13,7 +13,7 @@ from rlog._core import SegmentIndex, judge_tail
 from rlog.cli.offline.directory import ATTEMPTS, DataDirectory
 from rlog.cli.offline.disk import read_file
 from rlog.cli.offline.findings import Finding, Severity
-from rlog.cli.offline.segments import OFFSET_MAX, Scan, positions_of, scan_segment, why_bad
+from rlog.cli.offline.segments import OFFSET_MAX, Scan, scan_segment, why_bad, why_wrong
 from rlog.errors import DataDirectoryError
 from rlog.log.anchor import anchor_name, decode_anchor
 from rlog.log.generations import GenerationTable
@@ -224,16 +224,17 @@ class _Verifier:
         return (stored.index, stored.end_offset, stored.end_position), False
 
     def _check_index(self, base: int, end: int, stored: tuple[SegmentIndex, int, int], scan: Scan) -> None:
-        """A start believes an intact index file: one that says something wrong makes records unreadable."""
+        """A start believes an intact index file: one that says something wrong hides records."""
         index, end_offset, end_position = stored
-        wrong = [each for each in positions_of(index) if scan.starts.find(each[0]) != each]
-        if wrong:
-            what = f"the index says that a batch begins at byte {wrong[0][1]}, and none does"
+        wrong = why_wrong(index, scan.starts)
+        if wrong is not None:
+            offset, what = wrong
         elif (end_offset, end_position) != (end, scan.end):
+            offset = end
             what = f"it ends at offset {end_offset}, byte {end_position}; the segment at {end}, {scan.end}"
         else:
             return
-        self._note("damage", index_name(base), what, None, wrong[0][0] if wrong else end)
+        self._note("damage", index_name(base), what, None, offset)
 
     def _check_filler(self, name: str, data: bytes, scan: Scan) -> None:
         for start in range(scan.end, len(data), FILLER_BYTES):

@@ -3,6 +3,7 @@
 import struct
 import sys
 from array import array
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -104,23 +105,40 @@ def _way_on(
     return min(found, default=None)
 
 
-def _entries(index: SegmentIndex) -> "array[int]":
+def _positions(index: SegmentIndex) -> "array[int]":
     """The positions in an index, rising."""
-    return array("q", (position for _, position in positions_of(index)))
+    return array("q", (position for _, position, _ in entries_of(index)))
 
 
-def positions_of(index: SegmentIndex) -> Iterator[tuple[int, int]]:
-    """(offset, position) of each entry."""
-    pairs = array("q", index.to_bytes())
+def entries_of(index: SegmentIndex) -> Iterator[tuple[int, int, int]]:
+    """(offset, position, largest timestamp up to the next entry) of each entry."""
+    numbers = array("q", index.to_bytes())
     if sys.byteorder == "little":
-        pairs.byteswap()
-    return zip(pairs[::2], pairs[1::2], strict=True)
+        numbers.byteswap()
+    return zip(numbers[::3], numbers[1::3], numbers[2::3], strict=True)
+
+
+def why_wrong(index: SegmentIndex, starts: SegmentIndex) -> tuple[int, str] | None:
+    """(offset, what is wrong) of the first entry of `index` that is not true of the batches in `starts`."""
+    batches = deque(entries_of(starts))
+    entries = list(entries_of(index))
+    ends = [offset for offset, _, _ in entries[1:]] + [OFFSET_MAX]
+    for (offset, position, stated), end in zip(entries, ends, strict=True):
+        if starts.find(offset) != (offset, position):
+            return offset, f"the index says that a batch begins at byte {position}, and none does"
+        latest = -1
+        while batches and batches[0][0] < end:
+            latest = max(latest, batches.popleft()[2])
+        if latest != stated:
+            what = f"the index says that the records from byte {position} on end at {stated} ms"
+            return offset, f"{what}; the latest is of {latest} ms"
+    return None
 
 
 def _count(data: bytes, start: int, end: int, scan: Scan) -> None:
     """Add up what good batches in data[start:end] hold, so many at a time that memory stays small."""
     borders, last = [start], start
-    for position in _entries(scan.starts)[scan.batches :]:
+    for position in _positions(scan.starts)[scan.batches :]:
         if position - last >= STATISTICS_BYTES:
             borders.append(position)
             last = position

@@ -1,0 +1,125 @@
+"""ListOffsets: where a partition starts, where the committed part ends, what was first after a moment.
+
+A search by time may read the disk and decompress a batch. It is taken in steps, each of one interval of a
+log's index, and only one step is taken in a turn of the loop: whatever the headers of the batches claim, and
+however many partitions are asked about, heartbeats go out in between.
+"""
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass
+
+from rlog.node.fetch import check_generation
+from rlog.node.kafka_connection import Request
+from rlog.node.serving import ServedPartition
+from rlog.wire.kafka import (
+    EARLIEST,
+    LATEST,
+    Reader,
+    codes,
+    decode_list_offsets_request,
+    encode_list_offsets_response,
+)
+from rlog.wire.kafka.apis import IMPLEMENTED_FROM, LIST_OFFSETS
+from rlog.wire.kafka.messages import ListedPartition, ListOffsetsPartition, ListOffsetsRequest
+
+
+def handle_list_offsets(request: Request, reader: Reader) -> None:
+    """Version 0 answered in lists of offsets: it is read, and answered UNSUPPORTED_VERSION."""
+    _ListOffsets(request).start(decode_list_offsets_request(reader, request.version))
+
+
+@dataclass(slots=True)
+class _Search:
+    """A search by time: no record below `next_offset` is late enough; the result goes to results[place]."""
+
+    partition: ServedPartition
+    asked: ListOffsetsPartition
+    results: list[ListedPartition]
+    place: int
+    next_offset: int = 0
+
+
+class _ListOffsets:
+    """One request, perhaps under way."""
+
+    __slots__ = ("again", "request", "searches", "topics")
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.topics: list[tuple[str, list[ListedPartition]]] = []
+        self.searches: deque[_Search] = deque()
+        self.again: asyncio.Handle | None = None
+
+    def start(self, wanted: ListOffsetsRequest) -> None:
+        for topic, partitions in wanted.topics:
+            results: list[ListedPartition] = []
+            self.topics.append((topic, results))
+            for part in partitions:
+                self._look_up(topic, part, results)
+        self.request.cancel = self._cancel
+        self._go_on()
+
+    def _look_up(self, topic: str, part: ListOffsetsPartition, results: list[ListedPartition]) -> None:
+        """What takes no search is answered at once."""
+        partition = self.request.node.partitions.get((topic, part.partition))
+        if self.request.version < IMPLEMENTED_FROM[LIST_OFFSETS]:
+            results.append(ListedPartition(part.partition, codes.UNSUPPORTED_VERSION))
+        elif partition is None:
+            results.append(ListedPartition(part.partition, codes.UNKNOWN_TOPIC_OR_PARTITION))
+        elif part.timestamp_ms >= 0:
+            self.searches.append(_Search(partition, part, results, len(results)))
+            results.append(ListedPartition(part.partition, codes.NONE))
+        else:
+            results.append(_bound(partition, part))
+
+    def _go_on(self) -> None:
+        """One step of the first search. Then the answer, or the next step in the next turn of the loop."""
+        self.again = None
+        if self.searches and self._step(self.searches[0]):
+            self.searches.popleft()
+        if self.searches:
+            self.again = self.request.loop.call_soon(self._go_on)
+        else:
+            version, correlation_id = self.request.version, self.request.correlation_id
+            self.request.answer(encode_list_offsets_response(correlation_id, version, self.topics))
+
+    def _step(self, search: _Search) -> bool:
+        """Whether the search ended."""
+        index = search.asked.partition
+        error = _refusal(search.partition, search.asked.generation)
+        if error != codes.NONE:
+            search.results[search.place] = ListedPartition(index, error)
+            return True
+        step = search.partition.find_time(search.asked.timestamp_ms, search.next_offset)
+        search.next_offset = step.next_offset
+        if step.error != codes.NONE or step.found is None:
+            search.results[search.place] = ListedPartition(index, step.error)
+            return step.error != codes.NONE or search.next_offset >= search.partition.hwm
+        offset, timestamp_ms, generation = step.found
+        search.results[search.place] = ListedPartition(index, codes.NONE, timestamp_ms, offset, generation)
+        return True
+
+    def _cancel(self) -> None:
+        if self.again is not None:
+            self.again.cancel()
+
+
+def _refusal(partition: ServedPartition, generation: int) -> int:
+    error = check_generation(partition, generation)
+    if error == codes.NONE and not partition.is_leader:
+        error = codes.NOT_LEADER_OR_FOLLOWER
+    if error == codes.NONE and not partition.serving:
+        error = codes.OFFSET_NOT_AVAILABLE  # its mark may lie below what was acknowledged (SAFETY 32)
+    return error
+
+
+def _bound(partition: ServedPartition, part: ListOffsetsPartition) -> ListedPartition:
+    """The earliest or the latest offset; other numbers below 0 mean things that came with later versions."""
+    error = _refusal(partition, part.generation)
+    if error == codes.NONE and part.timestamp_ms not in (EARLIEST, LATEST):
+        error = codes.UNSUPPORTED_VERSION
+    if error != codes.NONE:
+        return ListedPartition(part.partition, error)
+    offset = partition.start_offset if part.timestamp_ms == EARLIEST else partition.hwm
+    return ListedPartition(part.partition, codes.NONE, -1, offset, partition.generation)
