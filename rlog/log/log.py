@@ -17,6 +17,7 @@ queued meanwhile forms the next round. The order that the rules ask for is kept 
 
 from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from rlog._core import DiskJob, Span, Vfs
@@ -27,7 +28,7 @@ from rlog.log.prefix import Prefix
 from rlog.log.producers import ProducerTable
 from rlog.log.reader import Reader
 from rlog.log.recovery import Examined
-from rlog.log.segment import Segment, index_name, length_for, load_index, segment_name
+from rlog.log.segment import Segment, index_name, length_for, segment_name
 from rlog.log.settings import LogSettings
 from rlog.log.tail import Piece, Tail
 from rlog.log.time_search import TimeStep, search_interval
@@ -256,27 +257,10 @@ class PartitionLog:
         self.producers.committed(self._hwm)
 
     def _producers_at(self, offset: int) -> tuple[ProducerTable, int]:
-        """The table at boundary `offset`, from what is stored before it and the log from there on; and that
-        place."""
-        table, start = ProducerTable(), self.base_offset
-        for segment in reversed(self._segments):
-            stored = (
-                load_index(self._vfs, self._directory, segment.base_offset, 1) if segment.indexed else None
-            )
-            if stored is not None and stored.end_offset <= offset:
-                start = stored.end_offset
-                table.appended(stored.producers)
-                break
-        else:
-            if start:
-                table.appended(self.anchor().producers)
-        stored_until, end = start, start
-        while end < offset:
-            for view in self.read(end, bytes_max=self._settings.round_bytes_max, end_max=offset):
-                span = Span.parse(view)
-                table.appended(span.producer_batches())
-                end = span.end_offset
-        return table, stored_until
+        """The table at boundary `offset`, and from where on it can be cut step by step."""
+        before = self.anchor().producers if self.base_offset else []
+        with self._quarantining():
+            return self._reader.producers_at(offset, self.base_offset, before)
 
     def trim(self, offset: int) -> int:
         """Delete what is below `offset`: readers may not begin there from now on; files follow by later jobs.
@@ -307,6 +291,11 @@ class PartitionLog:
             if size >= bytes_min:
                 return segment.base_offset
         return self.base_offset
+
+    @property
+    def newest_timestamp_ms(self) -> int:
+        """The largest timestamp of all that is left; -1 when there is none."""
+        return max((segment.max_timestamp_ms for segment in self._segments), default=-1)
 
     def anchor(self) -> Anchor:
         """What stands for the deleted prefix, from its file. Blocking. Raises CorruptLog when it is bad."""
@@ -583,8 +572,14 @@ class PartitionLog:
         """(batches, their end offset) from `start` on."""
         if not self.base_offset <= start <= self.end_offset:
             raise ValueError(f"{self.name}: offset {start} not in [{self.base_offset}, {self.end_offset}]")
-        try:
+        with self._quarantining():
             yield from self._reader.walk(start, bytes_max, min(end_max, self.end_offset))
+
+    @contextmanager
+    def _quarantining(self) -> Iterator[None]:
+        """What is found damaged in it quarantines the log."""
+        try:
+            yield
         except CorruptLog as error:
             self.damage = str(error).removeprefix(f"{self.name}: ")
             raise

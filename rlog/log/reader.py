@@ -11,9 +11,12 @@ from collections.abc import Callable, Iterator
 from rlog._core import Span, Vfs, find_batches
 from rlog.errors import CorruptBatch, CorruptLog, InvariantBroken
 from rlog.log.generations import GenerationTable
-from rlog.log.segment import Segment, segment_name
+from rlog.log.producers import ProducerBatch, ProducerTable
+from rlog.log.segment import Segment, load_index, segment_name
 from rlog.log.settings import LogSettings
 from rlog.log.tail import Tail
+
+READ_BYTES_MAX = 4 << 20  # of what is read to be looked at only
 
 
 class Reader:
@@ -103,6 +106,30 @@ class Reader:
             spans.append((Span.parse(view), position))
             position += len(view)
         return spans
+
+    def producers_at(
+        self, offset: int, base_offset: int, producers: list[ProducerBatch]
+    ) -> tuple[ProducerTable, int]:
+        """The producer table at boundary `offset`: from the last one stored before it, beside a segment or in
+        the anchor (`producers`, at `base_offset`), and the log from there on; and that place.
+
+        Raises CorruptLog.
+        """
+        table, start = ProducerTable(), base_offset
+        for segment in reversed(self._segments):
+            stored = (
+                load_index(self._vfs, self._directory, segment.base_offset, 1) if segment.indexed else None
+            )
+            if stored is not None and stored.end_offset <= offset:
+                start, producers = stored.end_offset, stored.producers
+                break
+        table.appended(producers)
+        end = start
+        while end < offset:
+            for view, reached in self.walk(end, READ_BYTES_MAX, offset):
+                table.appended(Span.parse(view).producer_batches())
+                end = reached
+        return table, start
 
     def _open_segment_of(self, offset: int) -> Segment:
         """The segment that holds the record at `offset`, its file open; at most one full one stays so."""

@@ -10,12 +10,16 @@ wrong when a machine starts, would make every record look old at once: a jump is
 stood for an hour of monotonic time. A clock that goes back is believed at once; it deletes less.
 """
 
+from rlog.errors import CorruptBatch
 from rlog.log.log import PartitionLog
+from rlog.log.time_search import TimeStep
 
 JUMP_MS = 10 * 60_000
 """The wall clock may run ahead of the monotonic one by this much at once: drift, small corrections."""
 HOLD_MS = 60 * 60_000
 """How long a bigger jump must stand before it is believed."""
+STEPS_MAX = 64
+"""Intervals of the index that one call may look into."""
 
 
 class RetentionClock:
@@ -53,13 +57,32 @@ class RetentionClock:
         return expected_ms
 
 
-def wanted_start(log: PartitionLog, hwm: int, *, retention_bytes: int = -1) -> int:
-    """Where the log is to start: at or above its start, at or below `hwm`. -1: no bound.
+def wanted_start(
+    log: PartitionLog, hwm: int, retention_bytes: int = -1, retention_ms: int = -1, now_ms: int = 0
+) -> int:
+    """Where the log is to start: at or above its start, at or below `hwm`. -1: that setting sets no bound.
 
-    A segment that holds a fourth of what is to be kept is ended, so that what is kept stays near it.
+    Bounded work: what is left to do is done by the next call. Raises CorruptLog.
     """
     start = log.start_offset
     if retention_bytes >= 0:
+        # A segment that holds a fourth of what is to be kept is ended, so that what is kept stays near it.
         log.end_segment(retention_bytes // 4)
         start = max(start, log.start_keeping(retention_bytes))
+    if retention_ms >= 0:
+        start = max(start, _first_since(log, now_ms - retention_ms, hwm))
     return min(start, hwm)
+
+
+def _first_since(log: PartitionLog, timestamp_ms: int, hwm: int) -> int:
+    """Below the offset returned no record has that timestamp or a later one."""
+    step = TimeStep(None, log.start_offset)
+    try:
+        for _ in range(STEPS_MAX):
+            if step.found is not None or step.next_offset >= hwm:
+                break
+            step = log.search_time(timestamp_ms, start=step.next_offset, end_max=hwm)
+    except CorruptBatch:
+        # A producer's batch that claims to be new and cannot be opened goes when its claim is old.
+        return step.next_offset
+    return step.found[0] if step.found is not None else step.next_offset

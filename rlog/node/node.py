@@ -17,6 +17,7 @@ import rlog
 from rlog.config import NodeConfig
 from rlog.errors import ProtocolError, RlogError, StorageFailed
 from rlog.log.log import PartitionLog
+from rlog.log.retention import HOLD_MS, RetentionClock
 from rlog.log.storage import LogSettings, Storage
 from rlog.node.driver import Boundaries, Driver, payload_of
 from rlog.node.env import Env
@@ -57,6 +58,7 @@ class Node:
         self.door: KafkaServer
         self._watermark_timer: asyncio.TimerHandle | None = None
         self._retention_timer: asyncio.TimerHandle | None = None
+        self._retention_clock: RetentionClock
         self._is_settled = asyncio.Event()  # not in the middle of opening: it may be wound down
         self._is_settled.set()
         self._stopping: asyncio.Task[None] | None = None
@@ -140,6 +142,8 @@ class Node:
             self._begin_consensus()
         self.identity.start()
         self._sync_watermarks()
+        newest_ms = max((log.newest_timestamp_ms for log in self.storage.logs.values()), default=-1)
+        self._retention_clock = RetentionClock(newest_ms)
         self._apply_retention()
         logger.info(
             "node=%d started cluster=%s uuid=%s incarnation=%d partitions=%d",
@@ -269,10 +273,20 @@ class Node:
         self._watermark_timer = self._loop.call_later(interval_s, self._sync_watermarks)
 
     def _apply_retention(self) -> None:
+        wall_ms, doubted = self.env.wall_clock_ms(), self._retention_clock.doubts
+        now_ms = self._retention_clock.now_ms(wall_ms, self._loop.time())
+        if self._retention_clock.doubts and not doubted:
+            logger.warning(
+                "node=%d the wall clock is %d s ahead of the records and the time since: retention by time "
+                "goes by the latter until it has stood there for %d minutes; check this machine's clock",
+                self.node_id,
+                (wall_ms - now_ms) // 1000,
+                HOLD_MS // 60_000,
+            )
         for partition in self._numbered:
             topic = self.config.topic(partition.topic)
-            if partition.serving and topic.retention_bytes >= 0:
-                partition.apply_retention(topic)
+            if partition.serving and max(topic.retention_bytes, topic.retention_ms) >= 0:
+                partition.apply_retention(topic, now_ms)
         interval_s = self.config.retention_check_ms / 1000
         self._retention_timer = self._loop.call_later(interval_s, self._apply_retention)
 

@@ -408,10 +408,10 @@ class Partition:
         if offset > self.start_offset:
             self._feed(self.replica.trim, offset)
 
-    def apply_retention(self, topic: TopicConfig) -> None:
+    def apply_retention(self, topic: TopicConfig, now_ms: int) -> None:
         """Leader: delete what the topic's settings let go."""
         try:
-            self.trim(wanted_start(self.log, self.hwm, retention_bytes=topic.retention_bytes))
+            self.trim(wanted_start(self.log, self.hwm, topic.retention_bytes, topic.retention_ms, now_ms))
         except CorruptLog as error:
             self.storage_failed(str(error))
 

@@ -10,6 +10,7 @@ from rlog.wire.kafka import codes
 
 from .harness import DEADLINE_S, TOPIC, Cluster, batch, on_uvloop, send, until, values_of
 
+NOW_MS = 1_700_000_000_000  # the timestamp of harness.batch
 SMALL = {"segment_bytes_max": 4096, "tail_bytes_max": 1024, "retention_check_ms": 50}
 
 
@@ -133,7 +134,7 @@ async def test_retention_by_size_keeps_about_what_it_says(tmp_path):
         leader = await cluster.leader()
         for start in range(0, 1000, 10):
             await fill(leader, 10, first=start)
-            leader.apply_retention(topic)
+            leader.apply_retention(topic, 0)
         kept = values_of(leader, leader.end_offset)
         assert kept[-1] == b"999" + b"." * 100
         assert 20_000 <= len(kept) * 175 <= 30_000
@@ -153,3 +154,24 @@ async def test_a_leader_applies_retention_by_itself(tmp_path):
         for node_id in cluster.nodes:
             log = cluster.partition(node_id).log
             await until(lambda log=log: log.start_offset >= 100, f"node {node_id} deletes")
+
+
+@on_uvloop
+async def test_retention_by_age_goes_by_records_and_does_not_believe_a_clock_that_jumps(tmp_path):
+    """The records are of NOW_MS; they may live for a minute."""
+    now_ms = NOW_MS
+    topics = {TOPIC: TopicConfig(1, retention_ms=60_000)}
+    async with Cluster(tmp_path, topics=topics, **SMALL) as cluster:
+        await cluster.start(wall_clock_ms=lambda: now_ms)
+        leader = await cluster.leader()
+        await fill(leader, 20)
+        await cluster.all_hold(20)
+        now_ms += 365 * 24 * 3600 * 1000
+        clock = cluster.nodes[leader.leader_id]._retention_clock
+        await until(lambda: clock.doubts, "the jump is noticed")
+        assert leader.start_offset == 0
+        now_ms = NOW_MS + 61_000  # put right, and a minute later
+        for node_id in cluster.nodes:
+            log = cluster.partition(node_id).log
+            await until(lambda log=log: log.start_offset >= 20, f"node {node_id} deletes")
+        assert not clock.doubts
