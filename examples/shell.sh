@@ -8,8 +8,8 @@ export RLOG_BOOTSTRAP="$1"
 # What stands before the colon is the key; the same key goes to the same partition.
 printf 'ann:paid 10\nbob:paid 20\nann:sent\n' | "$rlog" produce orders --key-separator :
 
-# What is there from the first record on, with keys and times; `produce --json` reads what this prints.
-"$rlog" consume orders --json --until end --count 3
+# What is there of the last hour, with keys and times; `produce --json` reads what this prints.
+"$rlog" consume orders --json --from -1h --until end --count 3
 
 # Values alone, of one partition.
 "$rlog" consume orders --partition 1 --until end

@@ -7,7 +7,7 @@ import pytest
 from rlog.cli.local_cluster import LocalCluster
 from tests.harness import running_cluster
 
-TOPICS = {"orders": 3, "one": 1, "copies": 3, "lines": 1, "many": 1, "saved": 1, "measured": 1}
+TOPICS = {"orders": 3, "one": 1, "copies": 3, "lines": 1, "many": 1, "saved": 1, "measured": 1, "moments": 3}
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,8 @@ import json
 import os
 import signal
 import subprocess
+import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -78,6 +80,30 @@ def test_what_consume_prints_is_what_produce_reads(address: dict[str, str]) -> N
     ).items()
 
 
+def test_from_and_until_a_moment(address: dict[str, str]) -> None:
+    """Each partition is read from, and up to, its own first record at or after the moment."""
+    minute = 60_000
+    now = time.time_ns() // 1_000_000
+    records = [
+        {"value": str(age), "partition": age % 3, "timestamp_ms": now - age * minute}
+        for age in range(90, 0, -10)
+    ]
+    rlog("produce", "moments", "--json", stdin="\n".join(map(json.dumps, records)).encode(), **address)
+
+    def values(*arguments: str) -> list[int]:
+        printed = rlog("consume", "moments", "--until", "end", *arguments, **address).stdout
+        return sorted(map(int, printed.split()))
+
+    assert values() == list(range(10, 100, 10))
+    assert values("--from", "-45m") == [10, 20, 30, 40]
+    assert values("--from", "-1h5m") == [10, 20, 30, 40, 50, 60]
+    moment = datetime.fromtimestamp((now - 25 * minute) / 1000, UTC).isoformat()
+    assert values("--from", moment) == [10, 20]
+    assert values("--from", moment, "--until", "-15m") == [20]
+    assert values("--until", moment) == [30, 40, 50, 60, 70, 80, 90]
+    assert values("--from", "-1m") == []
+
+
 def test_the_first_bad_line_is_named_and_what_came_before_is_in(address: dict[str, str]) -> None:
     before = end_of("one", address)
     lines = b'{"value": "good"}\n{"value": 7}\n{"value": "never read"}\n'
@@ -100,7 +126,7 @@ def test_a_line_too_long_is_named(address: dict[str, str]) -> None:
     [
         (("produce", "order"), USAGE, b"did you mean 'orders'?"),
         (("consume", "order"), USAGE, b"topic 'order' does not exist in this cluster"),
-        (("consume", "zebra"), USAGE, b"there is copies, lines, many, measured, one, orders"),
+        (("consume", "zebra"), USAGE, b"there is copies, lines, many, measured, moments, one, orders"),
         (("consume", "one", "-p", "7"), USAGE, b"partitions 0 to 0, not 7"),
         (("consume", "one", "-e", "-p", "7"), USAGE, b"partitions 0 to 0, not 7"),
         (("produce", "one", "-p", "7"), FAILED, b"partitions 0 to 0, not 7"),
