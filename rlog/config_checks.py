@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 KIB = 1024
 INT32_MAX = 2**31 - 1
+SEGMENT_BYTES_MIN = 512
 WILDCARD_HOSTS = {"0.0.0.0", "::"}
 
 _TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}")
@@ -121,6 +122,11 @@ def _check_sizes(config: "NodeConfig") -> None:
             raise ConfigurationError(
                 f"{name} = {getattr(config, name)}: use {INT32_MAX} at most, the largest length of a frame"
             )
+    size = config.segment_bytes_max
+    if size < SEGMENT_BYTES_MIN or size & (size - 1):
+        raise ConfigurationError(
+            f"segment_bytes_max = {size}: use a power of two, {SEGMENT_BYTES_MIN} or more, such as 67_108_864"
+        )
     # A batch is never split: whatever is taken from a client must fit into every later container.
     for name in ("peer_frame_bytes_max", "peer_write_bytes_max", "queued_bytes_max", "request_bytes_max"):
         if getattr(config, name) < config.batch_bytes_max + 64 * KIB:

@@ -22,7 +22,21 @@ LAYERS = {
     "log": {"log", "_core", "errors", "records"},
     "wire": {"wire", "raft", "_core", "errors", "records"},
     "client": {"client", "wire", "_core", "errors", "records", "rlog", "__version__"},
-    "node": {"node", "raft", "log", "wire", "_core", "config", "errors", "records", "rlog", "__version__"},
+    # What a node counts and says, and how that is shown; it is told, and asks nothing of who tells it.
+    "observe": {"observe", "errors", "rlog", "__version__"},
+    "node": {
+        "node",
+        "observe",
+        "raft",
+        "log",
+        "wire",
+        "_core",
+        "config",
+        "errors",
+        "records",
+        "rlog",
+        "__version__",
+    },
     "testing": {
         "rlog",
         "testing",
@@ -36,7 +50,19 @@ LAYERS = {
         "errors",
         "records",
     },
-    "cli": {"cli", "client", "node", "log", "_core", "config", "errors", "records", "rlog", "__version__"},
+    "cli": {
+        "cli",
+        "client",
+        "node",
+        "observe",
+        "log",
+        "_core",
+        "config",
+        "errors",
+        "records",
+        "rlog",
+        "__version__",
+    },
 }
 
 # What the pure core may take from the standard library: nothing that reads a clock or does I/O.

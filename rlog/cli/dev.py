@@ -49,11 +49,13 @@ def _stop(number: int, frame: FrameType | None) -> None:
     type=click.IntRange(0, 65000),
     help="The first node's port; the others follow, then the ports between nodes. 0: any that are free.",
 )
+@click.option("--admin", is_flag=True, help="With admin ports (HTTP), after the ports between nodes.")
 @click.option("--topic", "topics", multiple=True, metavar="NAME:PARTITIONS", help="A topic; may be repeated.")
-def command(nodes: int, data: Path | None, port: int, topics: tuple[str, ...]) -> None:
+def command(nodes: int, data: Path | None, port: int, admin: bool, topics: tuple[str, ...]) -> None:
     """Run a cluster on this machine until Ctrl-C or SIGTERM.
 
-    Prints one line, `ready bootstrap=HOST:PORT,...`, when every partition has a leader. A node that ends by
+    Prints one line, `ready bootstrap=HOST:PORT,...`, when every partition has a leader; with --admin it goes
+    on with ` admin=HOST:PORT,...`. A node that ends by
     itself is named on standard error; the others go on as long as one is left.
     """
     with errors_as_exits():
@@ -62,7 +64,7 @@ def command(nodes: int, data: Path | None, port: int, topics: tuple[str, ...]) -
         try:
             with (
                 _directory(data) as directory,
-                LocalCluster(directory, nodes=nodes, topics=wanted, port=port) as cluster,
+                LocalCluster(directory, nodes=nodes, topics=wanted, port=port, admin=admin) as cluster,
             ):
                 _run(cluster)
         except _Stopped:
@@ -95,7 +97,8 @@ def _run(cluster: LocalCluster) -> None:
     try:
         cluster.start()
         cluster.wait_ready(timeout_s=READY_TIMEOUT_S)
-        click.echo(f"ready bootstrap={cluster.bootstrap}")
+        admin = f" admin={cluster.admin}" if cluster.admin else ""
+        click.echo(f"ready bootstrap={cluster.bootstrap}{admin}")
         _watch(cluster)
     except _Stopped:
         cluster.stop()

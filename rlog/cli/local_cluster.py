@@ -45,6 +45,7 @@ class LocalNode:
     directory: Path
     kafka_port: int
     peer_port: int
+    admin_port: int | None = None
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     @property
@@ -80,8 +81,10 @@ class LocalCluster:
     """Node processes 1 to `nodes` with the topics given. A context manager: leaving it ends every node.
 
     directory: holds configuration, logs and data of each node; made when absent.
-    port: node i listens to clients on port + i - 1, to other nodes on port + nodes + i - 1; 0: free ports.
+    port: node i listens to clients on port + i - 1, to other nodes on port + nodes + i - 1, and with `admin`
+    to operators' tools on port + 2 * nodes + i - 1; 0: free ports.
     settings: more lines of every node's configuration, as values of rlog.config.NodeConfig.
+    log_format: "text" or "json", of what each node writes to its log_path.
     Raises ConfigurationError when a port is in use.
     """
 
@@ -94,14 +97,24 @@ class LocalCluster:
         port: int = 0,
         cluster_id: str = "dev",
         settings: Mapping[str, int | str] | None = None,
+        log_format: str = "text",
+        admin: bool = False,
     ) -> None:
+        self.log_format = log_format
         self.topics = dict(topics)
         self.cluster_id = cluster_id
         self._settings = dict(settings or {})
         directory.mkdir(parents=True, exist_ok=True)
-        ports = _free_ports(2 * nodes) if port == 0 else _checked_ports(port, 2 * nodes)
+        count = (3 if admin else 2) * nodes
+        ports = _free_ports(count) if port == 0 else _checked_ports(port, count)
         self.nodes = {
-            index + 1: LocalNode(index + 1, directory, ports[index], ports[nodes + index])
+            index + 1: LocalNode(
+                index + 1,
+                directory,
+                kafka_port=ports[index],
+                peer_port=ports[nodes + index],
+                admin_port=ports[2 * nodes + index] if admin else None,
+            )
             for index in range(nodes)
         }
         for node in self.nodes.values():
@@ -111,6 +124,11 @@ class LocalCluster:
     def bootstrap(self) -> str:
         """HOST:PORT of every node, as clients take it."""
         return ",".join(f"{HOST}:{node.kafka_port}" for node in self.nodes.values())
+
+    @property
+    def admin(self) -> str:
+        """HOST:PORT of every node's admin port; empty without such ports."""
+        return ",".join(f"{HOST}:{node.admin_port}" for node in self.nodes.values() if node.admin_port)
 
     def _configuration(self, node: LocalNode) -> str:
         settings: dict[str, int | str] = {
@@ -123,6 +141,8 @@ class LocalCluster:
             "peer_port": node.peer_port,
             **self._settings,
         }
+        if node.admin_port is not None:
+            settings |= {"admin_host": HOST, "admin_port": node.admin_port}
         lines = [f"{name} = {json.dumps(value)}" for name, value in settings.items()]
         lines += ["", "[topics]", *(f"{json.dumps(name)} = {count}" for name, count in self.topics.items())]
         for peer in self.nodes.values():
@@ -146,6 +166,8 @@ class LocalCluster:
                 "serve",
                 "--config",
                 str(node.config_path),
+                "--log-format",
+                self.log_format,
                 "--stop-on-eof",
             ]
             with node.log_path.open("ab") as log:

@@ -1,9 +1,7 @@
 """`rlog serve`: one node, until SIGTERM or Ctrl-C."""
 
 import asyncio
-import logging
 import os
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -18,9 +16,9 @@ from rlog.errors import ConfigurationError
 from rlog.log.directory import check_directory, locked_by
 from rlog.node import production
 from rlog.node.node import Node
+from rlog.observe.events import LogFormat, log_to_stderr
 
 STDIN = 0
-LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 @click.command(name="serve")
@@ -33,17 +31,27 @@ LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 @click.option("--peer-listen", metavar="HOST:PORT", help="Where the other nodes connect.")
 @click.option("--peer", "peers", multiple=True, metavar="ID=HOST:PORT,KAFKAHOST:PORT",
               help="Another node: where it listens to nodes, and to clients. One for each.")  # fmt: skip
+@click.option("--admin", metavar="HOST:PORT", help="HTTP: /metrics, /healthz, /ready, /status.")
 @click.option("--topic", "topics", multiple=True, metavar="NAME:PARTITIONS", help="A topic; may be repeated.")
 @click.option("--check", is_flag=True, help="Start nothing: say what is wrong or doubtful, and end.")
 @click.option("--log-level", default="info", type=click.Choice(["debug", "info", "warning", "error"]))
+@click.option("--log-format", default="text", type=click.Choice(["text", "json"]),
+              help="What standard error gets: lines for people, or a JSON object each.")  # fmt: skip
 @click.option("--stop-on-eof", is_flag=True, help="End, in order, when standard input closes.")
-def command(config_path: Path | None, check: bool, log_level: str, stop_on_eof: bool, **flags: Any) -> None:
+def command(
+    config_path: Path | None,
+    check: bool,
+    log_level: str,
+    log_format: LogFormat,
+    stop_on_eof: bool,
+    **flags: Any,
+) -> None:
     """Run one node. Flags win over RLOG_* environment variables, those over the file.
 
     Ends with 0 after SIGTERM or Ctrl-C, 2 when the configuration is wrong, 4 when the data directory is
     refused or the disk fails. With --check it starts nothing, and ends with 0, 2 or 4 likewise.
     """
-    logging.basicConfig(stream=sys.stderr, level=log_level.upper(), format=LOG_FORMAT)
+    log_to_stderr(log_level, log_format)
     with errors_as_exits():
         config = load_config(config_path, **overrides(**flags))
         if check:
@@ -71,6 +79,7 @@ def overrides(
     listen: str | None,
     advertise: str | None,
     peer_listen: str | None,
+    admin: str | None,
     peers: tuple[str, ...],
     topics: tuple[str, ...],
 ) -> dict[str, Any]:
@@ -78,6 +87,7 @@ def overrides(
     listen_host, listen_port = _address("--listen", listen)
     advertised_host, advertised_port = _address("--advertise", advertise)
     peer_host, peer_port = _address("--peer-listen", peer_listen)
+    admin_host, admin_port = _address("--admin", admin)
     return {
         "cluster_id": cluster_id,
         "node_id": node_id,
@@ -88,6 +98,8 @@ def overrides(
         "advertised_port": advertised_port,
         "peer_host": peer_host,
         "peer_port": peer_port,
+        "admin_host": admin_host,
+        "admin_port": admin_port,
         "peers": _table("--peer", map(_peer, peers)),
         "topics": _table("--topic", map(parse_topic, topics)),
     }

@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 from rlog._core import Span, SpanBuilder
 from rlog.errors import CorruptLog, InvariantBroken, ProtocolError, StorageFailed
 from rlog.log.anchor import Anchor, decode_anchor
+from rlog.observe.events import emit
 from rlog.raft.effects import (
     Cut,
     Fatal,
     HwmMoved,
     Install,
+    Role,
     RoleChanged,
     SaveVote,
     Send,
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from rlog.node.flusher import Flusher
     from rlog.node.partition import Partition
     from rlog.node.peers import Peers
+    from rlog.observe.counters import NodeCounters
 
 logger = logging.getLogger("rlog.node")
 
@@ -86,12 +89,16 @@ class Driver:
         peers: Peers,
         now: Callable[[], float],
         wall_clock_ms: Callable[[], int],
+        stopwatch_s: Callable[[], float],
+        counters: NodeCounters,
         wake: Callable[[Partition], None],
         arm: Callable[[Partition], None],
     ) -> None:
         self.config = config
         self.voters = sorted(config.voters)
         self.now = now
+        self.stopwatch_s = stopwatch_s
+        self.counters = counters
         self.wake = wake
         self.arm = arm
         self._meta = meta
@@ -127,6 +134,8 @@ class Driver:
             partition.storage_failed(str(failure))
 
     def _save_vote(self, partition: Partition, effect: SaveVote, payload: Payload) -> None:
+        if effect.vote == partition.replica.node_id:
+            partition.counters.elections_started += 1
         sequence = self._meta.save_vote(partition.name, effect.generation, effect.vote)
         self._flusher.when_saved(sequence, lambda: partition.saved(effect.token))
 
@@ -144,6 +153,8 @@ class Driver:
         self._peers.links[effect.to].send(partition.number, message, payload)
 
     def _cut(self, partition: Partition, effect: Cut, payload: Payload) -> None:
+        partition.counters.cuts += 1
+        partition.counters.cut_records += partition.log.end_offset - effect.offset
         partition.log.cut(effect.offset)
 
     def _write(self, partition: Partition, effect: Write, payload: Payload) -> None:
@@ -156,6 +167,8 @@ class Driver:
                 f"{effect}, but the records end at {fresh.end_offset} in {fresh.generation}"
             )
         partition.log.append(fresh)
+        partition.counters.replicated_records += fresh.end_offset - fresh.base_offset
+        partition.counters.replicated_bytes += fresh.size
 
     def _write_start(self, partition: Partition, effect: WriteStart, payload: Payload) -> None:
         builder = SpanBuilder(effect.offset, effect.generation)
@@ -165,15 +178,19 @@ class Driver:
     def _install(self, partition: Partition, effect: Install, payload: Payload) -> None:
         if not isinstance(payload, Anchor):
             raise InvariantBroken(f"{effect} without an anchor")
-        logger.warning(
-            "partition=%s node=%d its log ends before the leader's begins: it continues at offset %d",
-            partition.name,
-            partition.replica.node_id,
-            effect.offset,
+        emit(
+            logger,
+            logging.WARNING,
+            "installed",
+            partition=partition.name,
+            node=partition.replica.node_id,
+            offset=effect.offset,
+            reason="the log ended before the leader's begins: it continues at this offset",
         )
         partition.log.install(payload)
 
     def _start_moved(self, partition: Partition, effect: StartMoved, payload: Payload) -> None:
+        partition.counters.deleted_records += max(0, effect.log_start - partition.log.start_offset)
         sequence = partition.log.trim(effect.log_start)
         self._flusher.when_saved(sequence, lambda: partition.start_saved(effect.log_start))
 
@@ -184,19 +201,44 @@ class Driver:
         partition.hwm_moved(effect.hwm)
 
     def _role_changed(self, partition: Partition, effect: RoleChanged, payload: Payload) -> None:
-        logger.info(
-            "partition=%s node=%d role=%s generation=%d leader=%d reason=%s",
-            partition.name,
-            partition.replica.node_id,
-            effect.role.value,
-            effect.generation,
-            effect.leader,
-            effect.reason,
+        emit(
+            logger,
+            logging.DEBUG,
+            "role_changed",
+            partition=partition.name,
+            node=partition.replica.node_id,
+            role=effect.role.value,
+            generation=effect.generation,
+            leader=effect.leader,
+            reason=effect.reason,
         )
+        if effect.role is Role.LEADER:
+            partition.counters.elections_won += 1
+        change = partition.leadership.announced(self.now(), effect)
+        if change is not None:
+            emit(
+                logger,
+                logging.INFO,
+                "leader_changed",
+                partition=partition.name,
+                node=partition.replica.node_id,
+                generation=change.generation,
+                old_leader=change.old_leader,
+                new_leader=change.new_leader,
+                reason=change.reason,
+                leaderless_ms=round(change.leaderless_s * 1000),
+            )
         partition.role_changed(effect.role, effect.reason)
 
     def _suspect_cleared(self, partition: Partition, effect: SuspectCleared, payload: Payload) -> None:
-        logger.info("partition=%s no longer suspect: it holds all that is committed", partition.name)
+        emit(
+            logger,
+            logging.INFO,
+            "suspect_cleared",
+            partition=partition.name,
+            node=partition.replica.node_id,
+            reason="the log holds all that is committed",
+        )
         partition.log.clear_suspect()
 
     def _fatal(self, partition: Partition, effect: Fatal, payload: Payload) -> None:

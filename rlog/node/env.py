@@ -28,9 +28,11 @@ class Env:
     """vfs: the file functions. disk: runs jobs. random: the only randomness (also ids, by `getrandbits`).
 
     wall_clock_ms: milliseconds since the epoch, for timestamps only, never for timeouts.
+    stopwatch_s: seconds, finer than the loop's clock; for measuring only, never for timeouts.
     """
 
     vfs: Vfs
     disk: DiskExecutor
     random: Random
     wall_clock_ms: Callable[[], int]
+    stopwatch_s: Callable[[], float]

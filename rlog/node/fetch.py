@@ -36,6 +36,7 @@ def handle_fetch(request: Request, reader: Reader) -> None:
     fetch = decode_fetch_request(reader, request.version)
     if fetch.session_id != 0:
         # Only answers with session id 0 are given, so this session is another broker's.
+        request.count_error(codes.FETCH_SESSION_ID_NOT_FOUND)
         response = FetchResponse(codes.FETCH_SESSION_ID_NOT_FOUND, 0, [])
         request.answer(encode_fetch_response(request.correlation_id, request.version, response))
         return
@@ -105,6 +106,13 @@ class _Fetch:
 
     def _answer(self, response: FetchResponse) -> None:
         request = self.request
+        for topic, partitions in response.topics:
+            for fetched in partitions:
+                if fetched.error != codes.NONE:
+                    request.count_error(fetched.error)
+                elif fetched.records:
+                    counters = request.node.partitions[topic, fetched.partition].counters
+                    counters.fetched_bytes += sum(map(len, fetched.records))
         request.answer(
             encode_fetch_response(
                 request.correlation_id, request.version, response, self.fetch.isolation_level

@@ -15,17 +15,26 @@ from rlog.errors import StorageFailed
 from rlog.log.storage import Storage
 from rlog.node.env import DiskExecutor
 from rlog.node.partition import Partition
+from rlog.observe.counters import NodeCounters
 
 
 class Flusher:
     """Carries the disk jobs of one node. `failed(error)`: the node must stop."""
 
     def __init__(
-        self, storage: Storage, disk: DiskExecutor, *, failed: Callable[[StorageFailed], None]
+        self,
+        storage: Storage,
+        disk: DiskExecutor,
+        *,
+        counters: NodeCounters,
+        stopwatch_s: Callable[[], float],
+        failed: Callable[[StorageFailed], None],
     ) -> None:
         self._storage = storage
         self._meta = storage.meta
         self._disk = disk
+        self._counters = counters
+        self._stopwatch_s = stopwatch_s
         self._failed = failed
         self._waiting_for_meta: deque[tuple[int, Callable[[], None]]] = deque()
         self._blocked_logs: dict[Partition, None] = {}  # queued something that needs meta on disk first
@@ -51,14 +60,14 @@ class Flusher:
         job = self._meta.flush_job()
         if job is not None:
             self._meta_in_flight = True
-            self._submit(job, self._meta_done)
+            self._submit("meta", job, self._meta_done)
 
     def _meta_done(self, job: DiskJob) -> None:
         self._meta_in_flight = False
         try:
             self._meta.flush_done(job)
         except StorageFailed as error:
-            self._all_failed(error)
+            self._all_failed("meta", error)
             return
         waiting = self._waiting_for_meta
         while waiting and waiting[0][0] <= self._meta.flushed_sequence:
@@ -82,7 +91,7 @@ class Flusher:
             partition.storage_failed(str(error))
             return
         if job is not None:
-            self._submit(job, lambda done: self._log_done(partition, done))
+            self._submit("log", job, lambda done: self._log_done(partition, done))
         elif self._meta_in_flight:
             self._blocked_logs[partition] = None
 
@@ -92,8 +101,9 @@ class Flusher:
         except StorageFailed as error:
             partition.storage_failed(str(error))
             if self._storage.failed is not None:
-                self._all_failed(error)
+                self._all_failed("watermarks", error)
             return
+        self._counters.flushed_bytes += job.tag.size
         if partition.log.base_offset != partition.replica.start_offset:
             partition.base_moved()
         if moved:
@@ -107,25 +117,29 @@ class Flusher:
         job = self._storage.watermark_job()
         if job is not None:
             self._watermarks_in_flight = True
-            self._submit(job, self._watermarks_done)
+            self._submit("watermarks", job, self._watermarks_done)
 
     def _watermarks_done(self, job: DiskJob) -> None:
         self._watermarks_in_flight = False
         try:
             self._storage.watermark_done(job)
         except StorageFailed as error:
-            self._all_failed(error)
+            self._all_failed("watermarks", error)
 
-    def _all_failed(self, error: StorageFailed) -> None:
+    def _all_failed(self, file: str, error: StorageFailed) -> None:
         """Meta or the watermarks failed: no log can be trusted to recover any more."""
+        self._counters.disk_errors[file] += 1
         self._stopped = True
         self._failed(error)
 
-    def _submit(self, job: DiskJob, done: Callable[[DiskJob], None]) -> None:
+    def _submit(self, file: str, job: DiskJob, done: Callable[[DiskJob], None]) -> None:
+        """file: what the round is of, as rlog.observe.counters.FILES names it."""
         self.in_flight_count += 1
+        begin = self._stopwatch_s()
 
         def completed(finished: DiskJob) -> None:
             self.in_flight_count -= 1
+            self._counters.flush_duration[file].observe(self._stopwatch_s() - begin)
             if not self._stopped:
                 done(finished)
             if self.in_flight_count == 0 and self._idle is not None and not self._idle.done():

@@ -30,6 +30,7 @@ from typing import Protocol
 
 from rlog.config import NodeConfig
 from rlog.errors import ConfigurationError, DataDirectoryError, RlogError
+from rlog.observe.events import emit
 from rlog.wire.peer import EITHER, MINE, YOURS, Hello, Refusal
 
 log = logging.getLogger("rlog.node")
@@ -161,7 +162,14 @@ class Identity:
         """A peer refused this node: what is the receiver's there is the sender's here."""
         reason = f"node {node_id} refuses this node: {refusal.reason}"
         if refusal.whose == MINE:
-            log.warning("node=%d peer=%d %s", self.node_id, node_id, reason)
+            emit(
+                log,
+                logging.WARNING,
+                "refused_by_peer",
+                node=self.node_id,
+                peer=node_id,
+                reason=refusal.reason,
+            )
         else:
             self._object(node_id, Refusal(reason, MINE if refusal.whose == YOURS else EITHER))
 
@@ -220,7 +228,7 @@ class Identity:
     def _object(self, peer: int, refusal: Refusal) -> None:
         """This node and a peer disagree, and it is not known to be the peer's fault."""
         if self._objections.get(peer) != refusal.reason:
-            log.error("node=%d peer=%d disagree: %s", self.node_id, peer, refusal.reason)
+            emit(log, logging.ERROR, "peer_disagrees", node=self.node_id, peer=peer, reason=refusal.reason)
         self._objections[peer] = refusal.reason
         if (self.confirmed and 2 * (len(self._agreed) + 1) > len(self.voters)) or peer not in self.voters:
             return
@@ -259,11 +267,17 @@ class Identity:
 
     def _pinned(self, pins: dict[int, str]) -> None:
         self.fsynced_pins = pins
-        log.info("node=%d pinned=%s", self.node_id, _table(pins))
+        emit(log, logging.INFO, "peers_pinned", node=self.node_id, pins=_table(pins))
 
     def _confirm(self) -> None:
         self.confirmed = True
-        log.info("node=%d every voter has pinned the same uuids: consensus begins", self.node_id)
+        emit(
+            log,
+            logging.INFO,
+            "identity_confirmed",
+            node=self.node_id,
+            reason="every voter has pinned the same uuids: consensus begins",
+        )
         self._confirmed_now()
 
 

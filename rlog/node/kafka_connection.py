@@ -25,9 +25,11 @@ from typing import Protocol, cast
 
 from rlog.errors import ProtocolError
 from rlog.node.serving import Buffer, ServedNode
+from rlog.observe.counters import CloseReason
+from rlog.observe.events import address_text, emit
 from rlog.wire.kafka import FrameReceiver, Reader, apis
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("rlog.node")
 
 WRITE_BYTES_HIGH = 1024 * 1024
 # What a connection may read before the budget is looked at again: one receive buffer.
@@ -118,6 +120,10 @@ class Request:
     def loop(self) -> asyncio.AbstractEventLoop:
         return self.connection.server.loop
 
+    def count_error(self, error: int) -> None:
+        """One partition of the answer has this error code."""
+        self.node.counters.request_errors[self.api_key, error] += 1
+
     def answer(self, buffers: list[Buffer]) -> None:
         """The frame of the answer; an empty list when there is none (acks=0).
 
@@ -147,6 +153,7 @@ class Connection(asyncio.BufferedProtocol):
         self._starting = False
         self._flush_is_due = False
         self._closing = False
+        self._cause: CloseReason = "lost"  # why it ended, as it is counted
         self._progress = server.loop.time()
         self._transport: asyncio.Transport | None = None
 
@@ -154,7 +161,7 @@ class Connection(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=WRITE_BYTES_HIGH)
-        self.peer = str(transport.get_extra_info("peername"))
+        self.peer = address_text(transport.get_extra_info("peername"))
         self.server.connected(self)
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -164,6 +171,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._closing:
             return
         self._progress = self.server.loop.time()
+        self.server.node.counters.client_received_bytes += nbytes
         try:
             frames = self._receiver.received(nbytes)
         except ProtocolError as error:
@@ -186,8 +194,11 @@ class Connection(asyncio.BufferedProtocol):
         self._start_requests()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if not self._closing and exc is not None:
-            log.info("client %s lost: %s", self.peer, exc)
+        if not self._closing:
+            self._cause = "by_client" if exc is None else "lost"
+            if exc is not None:
+                self._say(logging.INFO, "client_lost", str(exc))
+        self.server.node.counters.clients_closed[self._cause] += 1
         self._closing = True
         self._frames.clear()
         requests, self._requests = self._requests, deque()
@@ -200,16 +211,22 @@ class Connection(asyncio.BufferedProtocol):
         self._inflight_bytes = self._reserved_bytes = 0
 
     # --- the server and the handlers call these ---
-    def close(self, reason: str, level: int = logging.WARNING) -> None:
-        """Send the answers that are ready, then close. Requests still under way stay unanswered."""
+    def close(
+        self, reason: str, level: int = logging.WARNING, *, cause: CloseReason = "protocol_error"
+    ) -> None:
+        """Send the answers that are ready, then close. Requests still under way stay unanswered.
+
+        cause: as it is counted.
+        """
         if self._closing:
             return
         self._write_answers()
         self._closing = True
+        self._cause = cause
         self._progress = self.server.loop.time()
         self._frames.clear()
         self.server.budget.leave(self)
-        log.log(level, "closing the connection of client %s: %s", self.peer, reason)
+        self._say(level, "client_closed", reason)
         if self._transport is not None:
             self._transport.close()
 
@@ -227,7 +244,7 @@ class Connection(asyncio.BufferedProtocol):
         self._unsent_bytes = unsent_bytes
         sending_to_us = self._receiver.pending_bytes > 0 and not self._read_paused
         if (unsent_bytes > 0 or sending_to_us) and now - self._progress > stall_seconds:
-            self.close(f"no progress for {stall_seconds:.0f} s")
+            self.close(f"no progress for {stall_seconds:.0f} s", cause="stalled")
             self.abort()
 
     def answered(self, answer_bytes: int) -> None:
@@ -251,6 +268,9 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.pause_reading()
 
     # --- inside ---
+    def _say(self, level: int, event: str, reason: str) -> None:
+        emit(log, level, event, node=self.server.node.config.node_id, address=self.peer, reason=reason)
+
     def _flush(self) -> None:
         self._flush_is_due = False
         self._write_answers()
@@ -314,7 +334,9 @@ class Connection(asyncio.BufferedProtocol):
         if self._closing or self._transport is None:
             return
         if buffers:
-            self._held_bytes -= sum(map(len, buffers))
+            sent_bytes = sum(map(len, buffers))
+            self._held_bytes -= sent_bytes
+            self.server.node.counters.client_sent_bytes += sent_bytes
             self._transport.writelines(buffers)
         self._inflight_bytes -= done_bytes
         self.server.budget.give(done_bytes)

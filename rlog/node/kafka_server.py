@@ -83,7 +83,7 @@ class KafkaServer:
         if not self._connections:
             return
         for connection in list(self._connections):
-            connection.close("this node stops", logging.INFO)
+            connection.close("this node stops", logging.INFO, cause="stopping")
         patience = self.loop.call_later(STOP_SECONDS, self._abort_all)
         await self._all_gone
         patience.cancel()
@@ -91,10 +91,12 @@ class KafkaServer:
     def connected(self, connection: Connection) -> None:
         count_max = self.node.config.connection_count_max
         self._connections[connection] = None
+        self.node.counters.clients_connected += 1
         if self._all_gone is not None:
-            connection.close("this node stops", logging.INFO)
+            connection.close("this node stops", logging.INFO, cause="stopping")
         elif len(self._connections) > count_max:
-            connection.close(f"there are {count_max} connections already (connection_count_max)")
+            reason = f"there are {count_max} connections already (connection_count_max)"
+            connection.close(reason, cause="refused")
 
     def disconnected(self, connection: Connection) -> None:
         self._connections.pop(connection, None)

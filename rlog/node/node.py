@@ -26,6 +26,8 @@ from rlog.node.identity import Identity
 from rlog.node.kafka_server import KafkaServer
 from rlog.node.partition import Partition
 from rlog.node.peers import Peers
+from rlog.observe.counters import NodeCounters
+from rlog.observe.events import emit
 from rlog.raft.replica import RaftSettings, Replica
 from rlog.wire.frames import Envelope
 
@@ -42,6 +44,7 @@ class Node:
         self.config = config
         self.env = env
         self.node_id = config.node_id
+        self.counters = NodeCounters()
         self.partitions: dict[tuple[str, int], Partition] = {}
         self.failure: RlogError | None = None
         self.storage: Storage
@@ -100,8 +103,14 @@ class Node:
             raise
 
     def _assemble(self) -> None:
-        self._flusher = Flusher(self.storage, self.env.disk, failed=self._fail)
-        self.peers = Peers(self.config, random=self.env.random, events=self)
+        self._flusher = Flusher(
+            self.storage,
+            self.env.disk,
+            counters=self.counters,
+            stopwatch_s=self.env.stopwatch_s,
+            failed=self._fail,
+        )
+        self.peers = Peers(self.config, random=self.env.random, counters=self.counters, events=self)
         self.identity = Identity(
             self.config,
             self.storage.meta,
@@ -119,6 +128,8 @@ class Node:
             peers=self.peers,
             now=self._loop.time,
             wall_clock_ms=self.env.wall_clock_ms,
+            stopwatch_s=self.env.stopwatch_s,
+            counters=self.counters,
             wake=self._wake,
             arm=self._arm,
         )
@@ -145,13 +156,16 @@ class Node:
         newest_ms = max((log.newest_timestamp_ms for log in self.storage.logs.values()), default=-1)
         self._retention_clock = RetentionClock(newest_ms)
         self._apply_retention()
-        logger.info(
-            "node=%d started cluster=%s uuid=%s incarnation=%d partitions=%d",
-            self.node_id,
-            self.config.cluster_id,
-            self.identity.uuid,
-            self.storage.meta.incarnation,
-            len(self.partitions),
+        emit(
+            logger,
+            logging.INFO,
+            "started",
+            node=self.node_id,
+            version=rlog.__version__,
+            cluster=self.config.cluster_id,
+            uuid=self.identity.uuid,
+            incarnation=self.storage.meta.incarnation,
+            partitions=len(self.partitions),
         )
 
     def _new_replica(self, log: PartitionLog) -> Replica:
@@ -200,6 +214,10 @@ class Node:
         self.stop_soon()
         await self._stopped.wait()
 
+    @property
+    def is_stopping(self) -> bool:
+        return self._stopping is not None
+
     def stop_soon(self) -> None:
         """Begin to stop; `wait_closed` returns when it is done."""
         if self._stopping is None:
@@ -236,13 +254,13 @@ class Node:
         self._flusher.stop()
         await self._flusher.settle()
         self.storage.close()
-        logger.info("node=%d stopped", self.node_id)
+        emit(logger, logging.INFO, "stopped", node=self.node_id)
 
     def _fail(self, error: RlogError) -> None:
         """The node must not go on: meta is lost, or it is not who it should be."""
         if self.failure is None:
             self.failure = error
-            logger.error("node=%d stops: %s", self.node_id, error)
+            emit(logger, logging.ERROR, "failed", node=self.node_id, reason=str(error))
             if isinstance(error, StorageFailed):
                 self._flusher.stop()
             self.stop_soon()
@@ -315,14 +333,19 @@ class Node:
     def _timers_due(self) -> None:
         now = self._loop.time()
         self._timer, self._timer_at = None, inf
+        lateness_s = -1.0
         while self._timers and self._timers[0][0] <= now:
             when, _, partition = heappop(self._timers)
             if when != partition.armed_at:
                 continue  # another entry, nearer, stands for this partition
             partition.armed_at = inf
-            if partition.deadline <= now:
+            if (deadline := partition.deadline) <= now:
+                if partition.is_leader:
+                    lateness_s = max(lateness_s, now - deadline)
                 partition.tick(now)
             self._arm(partition)
+        if lateness_s >= 0.0:
+            self.counters.heartbeat_lateness.observe(lateness_s)
         if self._timers and self._timers[0][0] < self._timer_at:
             self._set_timer(self._timers[0][0])
 
@@ -349,6 +372,15 @@ class Node:
                 partition.leader_gone()
 
     # ------------------------------------------------------------------------------------------------ state
+
+    def leaderless(self, for_s: float) -> list[str]:
+        """The partitions of which this node has known no leader for that many seconds."""
+        before = self._loop.time() - for_s
+        return [
+            partition.name
+            for partition in self._numbered
+            if (since := partition.leadership.leaderless_since) is not None and since < before
+        ]
 
     def describe(self) -> dict[str, Any]:
         """The body of the DescribeNode request."""

@@ -37,8 +37,12 @@ from rlog.log.log import PartitionLog
 from rlog.log.producers import Duplicate
 from rlog.log.retention import wanted_start
 from rlog.node.append_clock import AppendClock
+from rlog.node.commit_timer import CommitTimer
 from rlog.node.deletion import DeleteDone, DeleteResult, Deletions
 from rlog.node.serving import TimeAnswer
+from rlog.node.leadership import Leadership
+from rlog.observe.counters import PartitionCounters
+from rlog.observe.events import emit
 from rlog.raft.effects import Role
 from rlog.raft.messages import Message
 from rlog.raft.replica import Replica
@@ -134,6 +138,9 @@ class Partition:
         self.has_started = False
         self.append_clock = AppendClock(log, driver.wall_clock_ms)
         self._stamps_append_time = driver.config.topic(topic).timestamp_type == "append"
+        self.counters = PartitionCounters()
+        self.commit_timer = CommitTimer(driver.counters.commit_latency, driver.stopwatch_s)
+        self.leadership = Leadership(driver.now())
         self._group: SpanBuilder | None = None
         self._group_waiters: list[tuple[int, _Waiter]] = []
         self._group_sequences: dict[int, tuple[int, int]] = {}  # producer id: epoch, next sequence
@@ -323,6 +330,8 @@ class Partition:
 
         def propose(now: float) -> None:
             self.log.append(span)
+            self.counters.produced(span.end_offset - span.base_offset, span.count, span.size)
+            self.commit_timer.appended(span.end_offset)
             for end_offset, waiter in self._group_waiters:
                 self._wait(end_offset, waiter)
             self._group_waiters = []
@@ -341,7 +350,8 @@ class Partition:
     def _answer_committed(self) -> None:
         hwm, start_offset = self.replica.hwm, self.start_offset
         while self._waiters and self._waiters[0][0] <= hwm:
-            waiter = heappop(self._waiters)[2]
+            end_offset, _, waiter = heappop(self._waiters)
+            self.counters.acknowledged_records += end_offset - waiter.base_offset
             waiter.answer(
                 ProduceResult(
                     codes.NONE,
@@ -510,6 +520,7 @@ class Partition:
         self._feed(self.replica.peer_lost, peer)
 
     def leader_gone(self) -> None:
+        self.leadership.hint(self.driver.now(), f"nobody listens any more where node {self.leader_id} did")
         self._feed(self.replica.leader_gone)
 
     def _feed(self, enter: Callable[..., None], *arguments: Any, payload: Payload = None) -> None:
@@ -520,16 +531,16 @@ class Partition:
             enter(self.driver.now(), *arguments)
             self.driver.carry_out(self, payload)
         except (InvariantBroken, AssertionError) as error:
-            logger.exception("partition=%s invariant broken", self.name)
-            self.invariant_broken(str(error) or repr(error))
+            self.invariant_broken(str(error) or repr(error), exc_info=True)
         except (StorageFailed, CorruptLog) as error:
             self.storage_failed(str(error))
 
     def storage_failed(self, reason: str) -> None:
         """A write or fsync of this log failed: never lead or acknowledge again (SAFETY 15)."""
         if self.fenced is None:
-            logger.error("partition=%s node=%d fenced: %s", self.name, self.replica.node_id, reason)
+            self._say(logging.ERROR, "fenced", reason)
             self.fenced = reason
+            self.driver.counters.disk_errors["log"] += 1
             self._give_up_waiters(codes.KAFKA_STORAGE_ERROR, reason)
             self._feed(self.replica.storage_failed, reason)
             self._wake_readers(None)
@@ -538,12 +549,14 @@ class Partition:
 
     def hwm_moved(self, hwm: int) -> None:
         self.log.committed(hwm)
+        self.commit_timer.committed(hwm)
         self._answer_committed()
         self._wake_readers(hwm)
 
     def role_changed(self, role: Role, reason: str) -> None:
         self.append_clock.forget()
         if role is not Role.LEADER:
+            self.commit_timer.forget()
             self._give_up_waiters(codes.NOT_LEADER_OR_FOLLOWER, reason)
             self._wake_readers(None)
 
@@ -553,15 +566,19 @@ class Partition:
         self._give_up_waiters(codes.NOT_LEADER_OR_FOLLOWER, reason)
         self._wake_readers(None)
 
-    def invariant_broken(self, reason: str) -> None:
+    def invariant_broken(self, reason: str, *, exc_info: bool = False) -> None:
         """A bug: the partition never proceeds."""
         if self.broken is None:
-            logger.critical("partition=%s node=%d stopped: %s", self.name, self.replica.node_id, reason)
+            self._say(logging.CRITICAL, "invariant_broken", reason, exc_info=exc_info)
             self.broken = reason
             # The group's fate is not known for certain any more: it may be half appended.
             self.fenced = self.fenced or f"invariant broken: {reason}"
             self._give_up_waiters(codes.REQUEST_TIMED_OUT, reason)
             self._wake_readers(None)
+
+    def _say(self, level: int, event: str, reason: str, *, exc_info: bool = False) -> None:
+        node_id = self.replica.node_id
+        emit(logger, level, event, exc_info=exc_info, partition=self.name, node=node_id, reason=reason)
 
 
 def _refusal_of(error: CorruptBatch | OutOfOrder | InvalidEpoch) -> ProduceResult:

@@ -28,6 +28,8 @@ from typing import TYPE_CHECKING, Protocol, cast
 from rlog.config import NodeConfig, PeerAddress
 from rlog.errors import ProtocolError
 from rlog.node.identity import Identity, PeerRefusedError
+from rlog.observe.counters import NodeCounters, PeerCounters
+from rlog.observe.events import address_text, emit
 from rlog.raft.messages import Append, InstallAnchor, Message
 from rlog.wire.frames import (
     UNKNOWN_UUID,
@@ -91,6 +93,7 @@ class _Connection(asyncio.BufferedProtocol, ABC):
         return self.reader.get_buffer()
 
     def buffer_updated(self, nbytes: int) -> None:
+        self.received_bytes(nbytes)
         try:
             for frame in self.reader.received(nbytes):
                 if self.closed.done() or self.transport is None or self.transport.is_closing():
@@ -107,8 +110,7 @@ class _Connection(asyncio.BufferedProtocol, ABC):
     def end(self, reason: str) -> None:
         """Close, with a reason in the log."""
         if self.transport is not None and not self.transport.is_closing():
-            peer = self.hello.node_id if self.hello is not None else "?"
-            log.warning("node=%d peer=%s connection closed: %s", self.peers.node_id, peer, reason)
+            self._say("peer_connection_closed", reason)
             self.transport.abort()
 
     def write(self, buffers: Sequence[bytes | memoryview]) -> None:
@@ -117,6 +119,12 @@ class _Connection(asyncio.BufferedProtocol, ABC):
 
     def unsent_bytes(self) -> int:
         return self.transport.get_write_buffer_size() if self.transport is not None else 0
+
+    def received_bytes(self, count: int) -> None:
+        """Count what a known peer sends."""
+        link = self.peers.links.get(self.hello.node_id) if self.hello is not None else None
+        if link is not None:
+            link.counters.received_bytes += count
 
     def cancel_impatience(self) -> None:
         if self._impatience is not None:
@@ -146,12 +154,19 @@ class _Connection(asyncio.BufferedProtocol, ABC):
     def refuse(self, refusal: Refusal) -> None:
         """Tell the other end why, then close."""
         if self.transport is not None and not self.transport.is_closing():
-            log.warning("node=%d refuses a connection: %s", self.peers.node_id, refusal.reason)
+            self._say("peer_connection_refused", refusal.reason)
             self.transport.write(self.writer.json(FrameKind.REFUSAL, refusal.to_json()))
             self.transport.close()
 
     def protocol_broken(self, error: ProtocolError) -> None:
         self.end(str(error))
+
+    def _say(self, event: str, reason: str) -> None:
+        """A warning that names the other end, as far as it is known who that is."""
+        peer = self.hello.node_id if self.hello is not None else None
+        name = self.transport.get_extra_info("peername") if self.transport is not None else None
+        address = address_text(name)
+        emit(log, logging.WARNING, event, node=self.peers.node_id, peer=peer, address=address, reason=reason)
 
     @abstractmethod
     def _receive(self, frame: Frame) -> None:
@@ -175,6 +190,11 @@ class _Inbound(_Connection):
             self.refuse(Refusal(str(error), EITHER))
         else:
             self.end(str(error))
+
+    def _say(self, event: str, reason: str) -> None:
+        if self.hello is None:
+            self.peers.counters.peers_refused += 1
+        super()._say(event, reason)
 
     def _receive(self, frame: Frame) -> None:
         if frame.kind == FrameKind.HELLO:
@@ -300,6 +320,7 @@ class PeerLink:
         self._bulk_payload: list[memoryview] = []
         self._bulk_bytes = 0
         self.dropped_appends = 0
+        self.counters = PeerCounters()
 
     # ------------------------------------------------------------------------------------------- sending
 
@@ -322,6 +343,10 @@ class PeerLink:
         self._bulk_payload.extend(payload)
         self._bulk_bytes += size
 
+    @property
+    def unsent_bytes(self) -> int:
+        return sum(connection.unsent_bytes() for connection in self.connections.values())
+
     def flush(self) -> None:
         """One frame per connection for all that was sent in this tick."""
         if self._bulk_head:
@@ -331,14 +356,18 @@ class PeerLink:
             control = self.connections.get(CONTROL)
             # Small messages too are dropped when the peer takes nothing: every one of them is repeated.
             if control is not None and control.unsent_bytes() < self.peers.config.peer_write_bytes_max:
-                control.write(control.writer.frame(FrameKind.MESSAGES, head))
+                self._write(control, control.writer.frame(FrameKind.MESSAGES, head))
 
     def _flush_bulk(self) -> None:
         head, payload, size = b"".join(self._bulk_head), self._bulk_payload, self._bulk_bytes
         self._bulk_head, self._bulk_payload, self._bulk_bytes = [], [], 0
         bulk = self.connections.get(BULK)
         if bulk is not None:
-            bulk.write(bulk.writer.frame(FrameKind.MESSAGES, head, payload, size))
+            self._write(bulk, bulk.writer.frame(FrameKind.MESSAGES, head, payload, size))
+
+    def _write(self, connection: _Outbound, frame: Sequence[bytes | memoryview]) -> None:
+        self.counters.sent_bytes += sum(map(len, frame))
+        connection.write(frame)
 
     # ------------------------------------------------------------------------------------------- dialing
 
@@ -395,17 +424,16 @@ class PeerLink:
             connection.say_what_changed()
         if len(self.connections) == len(CHANNELS):
             self.is_up = True
-            log.info("node=%d peer=%d connected", self.peers.node_id, self.peer)
+            emit(log, logging.INFO, "peer_connected", node=self.peers.node_id, peer=self.peer)
             self.peers.events.peer_connected(self.peer)
 
     def _lost(self, channel: str, error: Exception | None) -> None:
         del self.connections[channel]
         if self.is_up:
             self.is_up = False
-            reason = error or "closed"
-            log.info(
-                "node=%d peer=%d lost: %s connection: %s", self.peers.node_id, self.peer, channel, reason
-            )
+            self.counters.losses += 1
+            reason = f"{channel} connection: {error or 'closed'}"
+            emit(log, logging.INFO, "peer_lost", node=self.peers.node_id, peer=self.peer, reason=reason)
             self.peers.events.peer_lost(self.peer)
         if channel == CONTROL and BULK in self.connections:
             self.connections[BULK].end("the control connection is lost")
@@ -414,9 +442,12 @@ class PeerLink:
 class Peers:
     """All connections of one node to the others."""
 
-    def __init__(self, config: NodeConfig, *, random: Random, events: PeerEvents) -> None:
+    def __init__(
+        self, config: NodeConfig, *, random: Random, counters: NodeCounters, events: PeerEvents
+    ) -> None:
         self.config = config
         self.random = random
+        self.counters = counters
         self.events = events
         self.node_id = config.node_id
         self.identity: Identity

@@ -64,7 +64,9 @@ class _Produce:
             self.topics.append((topic, results))
             for place, part in enumerate(partitions):
                 results.append(PartitionReceipt(part.partition, error))
-                if error == codes.NONE:
+                if error != codes.NONE:
+                    self.request.count_error(error)
+                else:
                     self._start_partition(topic, part, deadline, results, place)
         self._one_less()
 
@@ -79,8 +81,10 @@ class _Produce:
         partition = self.request.node.partitions.get((topic, part.partition))
         if partition is None:
             results[place] = PartitionReceipt(part.partition, codes.UNKNOWN_TOPIC_OR_PARTITION)
+            self.request.count_error(codes.UNKNOWN_TOPIC_OR_PARTITION)
         elif not part.records:
             results[place] = PartitionReceipt(part.partition, codes.INVALID_RECORD, message="no records")
+            self.request.count_error(codes.INVALID_RECORD)
         else:
             self.missing += 1
             done = partial(self._done, results, place)
@@ -98,6 +102,8 @@ class _Produce:
             outcome.flushed_by,
             outcome.message,
         )
+        if outcome.error != codes.NONE:
+            self.request.count_error(outcome.error)
         self._one_less()
 
     def _one_less(self) -> None:
@@ -114,7 +120,8 @@ class _Produce:
             for result in results:
                 if result.error != codes.NONE:
                     name = codes.name_of(result.error)
-                    request.connection.close(f"{topic}-{result.partition}: {name}, and acks=0 has no answer")
+                    reason = f"{topic}-{result.partition}: {name}, and acks=0 has no answer"
+                    request.connection.close(reason, cause="acks_0_error")
         request.answer([])
 
     def _answer(self) -> list[Buffer]:

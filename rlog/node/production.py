@@ -7,16 +7,24 @@ import asyncio
 import logging
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random, SystemRandom
+from typing import TYPE_CHECKING
 
 import uvloop
 
+import rlog
 from rlog._core import DiskJob, DiskPool, Vfs, retain_freed_memory
 from rlog.config import NodeConfig
 from rlog.log.directory import check_directory
 from rlog.node.env import Env
 from rlog.node.node import Node
+from rlog.node.observed import ObservedNode
+from rlog.observe.events import emit
+from rlog.observe.watch import Watch
+
+if TYPE_CHECKING:
+    from rlog.observe.admin import Admin
 
 logger = logging.getLogger("rlog.node")
 
@@ -55,29 +63,68 @@ def open_env(config: NodeConfig) -> Env:
         disk=PoolExecutor(asyncio.get_running_loop(), threads=config.disk_threads, queued_jobs_max=jobs_max),
         random=Random(SystemRandom().getrandbits(128)),
         wall_clock_ms=lambda: time.time_ns() // 1_000_000,
+        stopwatch_s=time.perf_counter,
     )
+
+
+class Observation:
+    """What is shown and said of a node in its process: the admin port, if one is configured, and the watch.
+
+    Binds the admin port at once, before the node opens its data. Raises OSError.
+    """
+
+    def __init__(self, config: NodeConfig) -> None:
+        self._admin: Admin | None = None
+        self._watch: Watch | None = None
+        if config.admin_port is not None:
+            # Imported only where it is wanted: it would double the time that a node takes to start.
+            from rlog.observe import admin
+
+            self._admin = admin.Admin(config.admin_host, config.admin_port, node_id=config.node_id)
+
+    async def begin(self, node: Node, warnings: Sequence[str]) -> None:
+        """Answer, and look, from now on. node: a started one."""
+        self._watch = Watch(
+            node_id=node.node_id,
+            lag=node.counters.loop_lag,
+            now=node.env.stopwatch_s,
+            leaderless=node.leaderless,
+        )
+        if self._admin is not None:
+            await self._admin.serve(ObservedNode(node, version=rlog.__version__, warnings=warnings))
+
+    async def close(self) -> None:
+        if self._watch is not None:
+            self._watch.close()
+        if self._admin is not None:
+            await self._admin.close()
 
 
 async def serve(config: NodeConfig, *, ready: Callable[[Node], None] | None = None) -> None:
     """Run a node until SIGTERM or SIGINT. `ready` is called once it listens. Raises what it failed of."""
     loop = asyncio.get_running_loop()
-    for warning in [*config.warnings(), *check_directory(config.data_dir)]:
-        logger.warning("node=%d %s", config.node_id, warning)
+    warnings = [*config.warnings(), *check_directory(config.data_dir)]
+    for warning in warnings:
+        emit(logger, logging.WARNING, "hardly_meant", node=config.node_id, reason=warning)
+    observation = Observation(config)
     env = open_env(config)
     node = Node(config, env)
     try:
         await node.start()
+        await observation.begin(node, warnings)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, node.stop_soon)
         if ready is not None:
             ready(node)
         await node.wait_closed()
     finally:
+        await observation.close()
         env.disk.close()
 
 
 def run(config: NodeConfig, *, ready: Callable[[Node], None] | None = None) -> None:
     """`serve` on a uvloop of its own: the whole life of a node process."""
     if not retain_freed_memory(HEAP_RETAINED_BYTES_MAX):
-        logger.info("this C library returns freed memory at once; groups cost some page faults more")
+        reason = "this C library returns freed memory at once; groups cost some page faults more"
+        emit(logger, logging.INFO, "memory_not_retained", node=config.node_id, reason=reason)
     uvloop.run(serve(config, ready=ready))

@@ -165,6 +165,11 @@ class Replica:
             return self._state.heartbeat_deadline
         return self._state.election_deadline
 
+    @property
+    def heartbeats_missed(self) -> int:
+        """How often, as the leader, a heartbeat was due to a peer that had not answered since the last."""
+        return self._state.heartbeats_missed
+
     def progress(self) -> dict[int, tuple[int, int, float]]:
         """Leader: peer -> (match offset, flushed offset, loop seconds of its last answer); else empty."""
         return {

@@ -133,6 +133,8 @@ class State:
     heartbeat_deadline: float = math.inf
     # Counts the heartbeats of this leader.
     round: int = 0
+    # How often a heartbeat was due to a peer that had not answered since the one before. For observers only.
+    heartbeats_missed: int = 0
 
     # Recovery could not prove that nothing acknowledged is missing (SAFETY 19).
     is_suspect: bool = False

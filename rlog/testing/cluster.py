@@ -113,6 +113,7 @@ class Cluster:
             disk=machine.executor,
             random=self._fork(),
             wall_clock_ms=lambda: WALL_CLOCK_START_MS + int(self._loop.time() * 1000),
+            stopwatch_s=self._loop.time,
         )
         machine.node = Node(self._config(machine), env)
         machine.watch = NodeWatch(self._invariants, node_id, machine.incarnation, machine.node)

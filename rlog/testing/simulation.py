@@ -207,7 +207,8 @@ def _undisturbed(loop: SimLoop, sink: Callable[[str], None] | None) -> Iterator[
     finally:
         if collecting:
             gc.enable()
-        logger.level, logger.propagate = before[:2]
+        logger.setLevel(before[0])  # which also forgets what each logger below remembers of the level
+        logger.propagate = before[1]
         logger.handlers[:] = before[2]
 
 

@@ -90,7 +90,12 @@ def test_a_directory_in_use_names_its_process_and_warnings_come_once(tmp_path: P
         assert told.startswith(f"rlog: {link} is in use by pid {cluster.nodes[1].pid} (")
         assert told.endswith("): end that, or name another directory")
         said = cluster.nodes[1].log_path.read_text()
-        assert said.count("WARNING rlog.node: node=1 peers: 2 nodes vote, of which 2 must be up") == 1
+        assert (
+            said.count(
+                'WARNING rlog.node: hardly_meant node=1 reason="peers: 2 nodes vote, of which 2 must be up'
+            )
+            == 1
+        )
 
 
 def test_nodes_of_two_clusters_do_not_meet(tmp_path: Path) -> None:

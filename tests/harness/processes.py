@@ -17,12 +17,23 @@ def running_cluster(
     topics: Mapping[str, int],
     nodes: int = 3,
     settings: Mapping[str, int | str] | None = None,
+    log_format: str = "text",
+    admin: bool = False,
 ) -> Iterator[LocalCluster]:
     """A cluster whose partitions all have leaders; its nodes end on leaving, by SIGKILL after a failure.
 
-    settings: of every node's configuration, e.g. {"segment_bytes_max": 1 << 20}.
+    settings: of every node's configuration, e.g. {"segment_bytes_max": 1 << 20}. log_format: of its log.
+    admin: with admin ports.
     """
-    with LocalCluster(directory, nodes=nodes, topics=topics, cluster_id="test", settings=settings) as cluster:
+    with LocalCluster(
+        directory,
+        nodes=nodes,
+        topics=topics,
+        cluster_id="test",
+        settings=settings,
+        log_format=log_format,
+        admin=admin,
+    ) as cluster:
         cluster.start()
         cluster.wait_ready(timeout_s=READY_TIMEOUT_S)
         yield cluster

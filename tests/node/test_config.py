@@ -130,6 +130,14 @@ REFUSED = [
     ({"data_dir": "~/rlog"}, "data_dir = '~/rlog': only a shell expands '~', so write the whole path"),
     ({"disk_threads": 0}, "disk_threads = 0: use 1 or more"),
     (
+        {"segment_bytes_max": 100_000_000},
+        "segment_bytes_max = 100000000: use a power of two, 512 or more, such as 67_108_864",
+    ),
+    (
+        {"segment_bytes_max": 256},
+        "segment_bytes_max = 256: use a power of two, 512 or more, such as 67_108_864",
+    ),
+    (
         {"request_bytes_max": 2**31},
         "request_bytes_max = 2147483648: use 2147483647 at most, the largest length of a frame",
     ),
@@ -248,7 +256,8 @@ def test_what_is_usual_is_not_warned_of(values):
 
 
 def test_an_entry_twice_on_the_command_line_is_refused():
-    flags = dict.fromkeys(("cluster_id", "node_id", "data_dir", "listen", "advertise", "peer_listen"))
+    names = ("cluster_id", "node_id", "data_dir", "listen", "advertise", "peer_listen", "admin")
+    flags = dict.fromkeys(names)
     with pytest.raises(ConfigurationError, match="--topic names orders twice: leave one of them"):
         overrides(**flags, peers=(), topics=("orders:1", "orders:2"))
     with pytest.raises(ConfigurationError, match="--peer names 2 twice: leave one of them"):

@@ -13,6 +13,7 @@ from rlog.config import NodeConfig, PeerAddress
 from rlog.errors import CorruptBatch
 from rlog.node.kafka_server import KafkaServer
 from rlog.node.serving import TimeAnswer
+from rlog.observe.counters import NodeCounters, PartitionCounters
 from rlog.wire.kafka import Reader, codes
 
 PATIENCE_SECONDS = 10.0
@@ -76,6 +77,7 @@ class FakePartition:
     pending: list[tuple[Callable[[Outcome], None], Outcome]] = field(default_factory=list)
     waiters: list[Waiter] = field(default_factory=list)
     acks_seen: list[int] = field(default_factory=list)
+    counters: PartitionCounters = field(default_factory=PartitionCounters)
 
     def in_sync(self) -> list[int]:
         return [1, 2]
@@ -160,6 +162,7 @@ class FakeNode:
         peers = {2: PeerAddress("10.0.0.2", 9192, "10.0.0.2", 19092), 3: PeerAddress("h", 1, "10.0.0.3", 2)}
         self.config = NodeConfig(cluster_id="c", node_id=1, data_dir="unused", peers=peers, **settings)
         self.env = FakeEnv()
+        self.counters = NodeCounters()
         self.partitions = {key: FakePartition() for key in self.config.partitions}
 
     def describe(self) -> dict[str, Any]:

@@ -138,7 +138,7 @@ def test_garbage_closes_its_connection_with_the_reason_and_no_other(
 
     run(main(), loop)
     assert GARBAGE[name] in caplog.text
-    assert "closing the connection of client" in caplog.text
+    assert "client_closed" in caplog.text
 
 
 def test_answers_already_given_leave_before_a_connection_is_closed() -> None:
