@@ -8,7 +8,7 @@ SEEDS ?= 200
 SIM_SECONDS ?= 20
 START ?= 1
 
-.PHONY: help demo test clients kafkajs million chaos sim coverage mutants bench examples lint format clean
+.PHONY: help demo test clients kafkajs million chaos sim coverage mutants bench examples docs lint format clean
 
 help:
 	@echo "make demo      three nodes on real disks, the leader killed under load, everything verified"
@@ -22,6 +22,7 @@ help:
 	@echo "make mutants   the simulation against planted bugs: each must be found"
 	@echo "make bench     commit throughput and latency beside what this machine's disk can do"
 	@echo "make examples  run every file of examples/"
+	@echo "make docs      the documents that are made from the code: configuration, metrics, errors"
 	@echo "make lint      ruff and mypy --strict"
 
 demo: $(VENV)/.run
@@ -57,6 +58,9 @@ bench: $(VENV)/.run
 
 examples: $(VENV)/.test
 	$(BIN)/python -m examples
+
+docs: $(VENV)/.test
+	$(BIN)/python -m scripts.generated_docs
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -25,7 +25,7 @@ def main() -> int:
     failed = []
     with (
         tempfile.TemporaryDirectory(prefix="rlog-examples-") as directory,
-        LocalCluster(Path(directory), topics={"orders": 3}) as cluster,
+        LocalCluster(Path(directory), topics={"orders": 3}, admin=True) as cluster,
     ):
         cluster.start()
         cluster.wait_ready()
@@ -33,7 +33,7 @@ def main() -> int:
             print(f"== {path.name}", flush=True)
             program = ["sh"] if path.suffix == ".sh" else [sys.executable]
             done = subprocess.run(
-                [*program, str(path), cluster.bootstrap],
+                [*program, str(path), cluster.bootstrap, cluster.admin],
                 timeout=TIMEOUT_S,
                 env={**os.environ, "RLOG": str(Path(sys.executable).with_name("rlog"))},
                 check=False,

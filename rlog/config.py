@@ -49,9 +49,13 @@ class PeerAddress:
     """Where another node listens: host and port for nodes, kafka_host and kafka_port as told to clients."""
 
     host: str
+    """Where this node dials the other one."""
     port: int
+    """The other node's `peer_port`."""
     kafka_host: str
+    """Where clients are told to find the other node: its `advertised_host`."""
     kafka_port: int
+    """The other node's `advertised_port`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,7 @@ class TopicConfig:
     """Settings of one topic. Where the table of a topic is a number, it is `partitions`."""
 
     partitions: int
+    """How many logs the topic has; a record's key chooses among them."""
     retention_ms: int = -1
     """Records older than this, by their timestamps, are deleted; -1 keeps them for ever."""
     retention_bytes: int = -1
@@ -79,14 +84,17 @@ class NodeConfig:
     node_id: int
     """1 or above; unique in the cluster; never given to another data directory."""
     data_dir: str
+    """Where this node stores, on a local disk; its own, and made at the first start."""
     listen_host: str = "127.0.0.1"
+    """The address on which Kafka clients are listened for; "0.0.0.0" means all of this machine."""
     listen_port: int = 9092
-    """Kafka clients connect here."""
+    """Kafka clients connect here; 0 takes a free port."""
     advertised_host: str = ""
     """What clients are told to connect to; listen_host when empty."""
     advertised_port: int = 0
     """listen_port when 0."""
     peer_host: str = "127.0.0.1"
+    """The address on which other nodes are listened for. There is no encryption: keep it private."""
     peer_port: int = 9192
     """Other nodes connect here."""
     peers: Mapping[int, PeerAddress] = field(default_factory=dict)
@@ -94,27 +102,38 @@ class NodeConfig:
     topics: Mapping[str, TopicConfig | int] = field(default_factory=dict)
     """Topic name to its settings, or to its number of partitions alone; the same on all nodes."""
     admin_host: str = "127.0.0.1"
+    """The address of the admin port. It asks nobody who they are: keep it private."""
     admin_port: int | None = None
     """HTTP: /metrics, /healthz, /ready, /status. None opens no such port; 0 takes a free one."""
 
     heartbeat_ms: int = 100
+    """How often a leader says that it lives. The same on all nodes."""
     election_timeout_min_ms: int = 500
+    """A follower that hears no leader campaigns after a random time between this, three heartbeats or more,
+    and election_timeout_max_ms. A leader that no majority answers for so long steps down."""
     election_timeout_max_ms: int = 1000
-    """A follower that hears no leader campaigns after a random time between the two."""
+    """See election_timeout_min_ms; about twice that, so that followers do not campaign in lock step."""
     append_bytes_max: int = 1 * MIB
+    """What one message to a follower that catches up carries; one batch in any case."""
     inflight_bytes_max: int = 16 * MIB
     """Per partition and follower: sent and not yet answered."""
     inflight_count_max: int = 64
+    """Per partition and follower: messages with records, sent and not yet answered."""
     peer_write_bytes_max: int = 32 * MIB
     """Per peer: above this much unsent, records are not sent to it until it drains; it catches up later."""
     peer_frame_bytes_max: int = 16 * MIB
+    """The largest frame between nodes; a larger one ends the connection. The same on all nodes."""
     redial_min_ms: int = 20
+    """The first pause after another node could not be reached; each further one is twice as long."""
     redial_max_ms: int = 500
+    """The longest pause between two tries to reach another node."""
 
     batch_bytes_max: int = 1_048_588
     """The largest record batch taken from a client (Kafka's max.message.bytes)."""
     request_bytes_max: int = 100 * MIB
+    """The largest request of a client; a larger one closes its connection."""
     fetch_bytes_max: int = 55 * MIB
+    """The most record bytes in one answer to a consumer, whatever it asks for; one batch in any case."""
     connection_inflight_bytes_max: int = 16 * MIB
     """Per client connection: requests read and not yet answered; above it the connection is not read."""
     connection_inflight_count_max: int = 1024
@@ -129,10 +148,14 @@ class NodeConfig:
     """Per partition: appended and not yet flushed; above it producers are told to retry."""
 
     segment_bytes_max: int = 64 * MIB
+    """The length of a log's files, a power of two; a new log begins with 1 MiB and doubles."""
     tail_bytes_max: int = 8 * MIB
     """Per partition: recent records kept in memory, so that reads of them touch no disk."""
     disk_threads: int = 2
+    """Threads that write and flush; so many partitions' files are flushed at the same moment."""
     watermark_sync_ms: int = 1000
+    """How often it is made durable how far each log is flushed; what recovery has to check anew after a power
+    cut grows with it."""
     retention_check_ms: int = 10_000
     """How often a leader deletes what its topics' retention settings let go."""
 

@@ -27,7 +27,9 @@ class ConfigurationError(RlogError):
 
 
 class DataDirectoryError(RlogError):
-    """The data directory is in use, foreign, from a newer version, or not accessible."""
+    """The data directory is in use, foreign, from a newer version, or not accessible; the message says by
+    whom, and what to do.
+    """
 
 
 class CorruptBatch(RlogError, ValueError):
@@ -58,7 +60,9 @@ class BatchTooLarge(CorruptBatch):
 
 
 class UnsupportedCodec(RlogError):
-    """An intact batch is compressed in a way this build cannot read; `codec` is its name."""
+    """An intact batch is compressed in a way this build cannot read; `codec` is its name. Produce it with
+    another codec, or read it with a client that knows this one.
+    """
 
     def __init__(self, message: str, *, codec: str) -> None:
         super().__init__(message)
@@ -82,15 +86,19 @@ class OffsetConflict(RlogError):
 
 
 class OutOfOrder(RlogError):
-    """An idempotent producer's batch does not follow the last one appended: one before it is missing."""
+    """An idempotent producer's batch does not follow the last one appended: one before it is missing. Make a
+    new producer, after a look at what the log holds.
+    """
 
 
 class InvalidEpoch(RlogError):
-    """A newer instance of this idempotent producer has written: this one is fenced."""
+    """A newer instance of this idempotent producer has written: this one is fenced. Close it."""
 
 
 class CorruptLog(RlogError):
-    """The stored log is proven rotten (SAFETY 19): a replica must not serve or cut it."""
+    """The stored log is proven rotten (SAFETY 19): a replica must not serve or cut it. The others hold what
+    is committed; keep the directory for a look at the disk.
+    """
 
     def __init__(self, message: str, *, partition: str, offset: int) -> None:
         super().__init__(message)
@@ -99,7 +107,9 @@ class CorruptLog(RlogError):
 
 
 class StorageFailed(RlogError):
-    """A write or fsync failed; the file is fenced until restart (SAFETY 15). Never retried."""
+    """A write or fsync failed; the file is fenced until restart (SAFETY 15). Never retried. Look at the disk,
+    then start the node again.
+    """
 
     outcome: Outcome = "unknown"
 
@@ -113,6 +123,8 @@ class ProtocolError(RlogError):
 
 
 class InvariantBroken(RlogError):
-    """A safety invariant does not hold: a bug. The partition stops; it never proceeds."""
+    """A safety invariant does not hold: a bug. The partition stops; it never proceeds. Report it, with the
+    node's log.
+    """
 
     outcome: Outcome = "unknown"

@@ -72,7 +72,9 @@ class NotConnected(DeadlineExceeded):
 
 
 class UnsupportedNode(ClientError):
-    """What answered does not speak the requests that this client needs."""
+    """What answered does not speak the requests that this client needs: it is no Kafka broker, or too old a
+    one.
+    """
 
 
 class WrongCluster(ClientError):

@@ -114,7 +114,6 @@ class ObservedNode:
             (metrics.HIGH_WATER_MARK, partition.hwm),
             (metrics.FLUSHED_OFFSET, log.flushed_offset),
             (metrics.END_OFFSET, partition.end_offset),
-            (metrics.SIZE_BYTES, log.size_bytes),
             (metrics.QUEUED_BYTES, log.queued_bytes),
             (metrics.GENERATION, partition.generation),
             (metrics.LEADERLESS, now - since if since is not None else 0.0),

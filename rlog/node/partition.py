@@ -19,7 +19,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import pairwise
-from struct import Struct
 from typing import TYPE_CHECKING, Any
 
 from rlog._core import BatchInfo, SpanBuilder, check_client_batches
@@ -37,10 +36,11 @@ from rlog.log.log import PartitionLog
 from rlog.log.producers import Duplicate
 from rlog.log.retention import wanted_start
 from rlog.node.append_clock import AppendClock
+from rlog.node.batch_checks import SEQUENCES, check_follows, check_holds
 from rlog.node.commit_timer import CommitTimer
 from rlog.node.deletion import DeleteDone, DeleteResult, Deletions
-from rlog.node.serving import TimeAnswer
 from rlog.node.leadership import Leadership
+from rlog.node.serving import TimeAnswer
 from rlog.observe.counters import PartitionCounters
 from rlog.observe.events import emit
 from rlog.raft.effects import Role
@@ -59,10 +59,6 @@ logger = logging.getLogger("rlog.node")
 
 # A replica that lags more than this is not reported as in sync.
 IN_SYNC_LAG_RECORDS_MAX = 1_000_000
-SEQUENCES = 2**31
-
-_BASE_OFFSET = Struct(">q")
-_LAST_OFFSET_DELTA = Struct(">i")
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,7 +300,7 @@ class Partition:
         if first.producer_id < 0 and len(infos) == 1:
             return None
         for before, info in pairwise(infos):
-            _check_follows(before, info)
+            check_follows(before, info)
         if first.producer_id < 0:
             return None
         key = (first.producer_epoch, first.base_sequence)
@@ -442,7 +438,7 @@ class Partition:
             return codes.NONE, [], hwm
         try:
             batches = self.log.read(offset, bytes_max=bytes_max, end_max=hwm)
-            _check_holds(batches, offset)
+            check_holds(batches, offset)
         except (CorruptLog, StorageFailed) as error:
             self.storage_failed(f"cannot read offset {offset}: {error}")
             return codes.KAFKA_STORAGE_ERROR, [], hwm
@@ -593,22 +589,3 @@ def _refusal_of(error: CorruptBatch | OutOfOrder | InvalidEpoch) -> ProduceResul
     else:
         code = codes.INVALID_PRODUCER_EPOCH
     return ProduceResult(code, message=str(error))
-
-
-def _check_follows(before: BatchInfo, info: BatchInfo) -> None:
-    """Batches of one request: all of one producer and consecutive, or all of none."""
-    same_producer = (before.producer_id, before.producer_epoch) == (info.producer_id, info.producer_epoch)
-    expected = (
-        (before.base_sequence + before.count) % SEQUENCES if before.producer_id >= 0 else info.base_sequence
-    )
-    if not same_producer or info.base_sequence != expected:
-        raise OutOfOrder("the batches of one request do not follow each other")
-
-
-def _check_holds(batches: list[memoryview], offset: int) -> None:
-    """SAFETY 55: what is served holds what was asked for. Raises InvariantBroken."""
-    if batches:
-        (base_offset,) = _BASE_OFFSET.unpack_from(batches[0], 0)
-        (delta,) = _LAST_OFFSET_DELTA.unpack_from(batches[0], 23)
-        if not base_offset <= offset <= base_offset + delta:
-            raise InvariantBroken(f"a read at {offset} yields records {base_offset} to {base_offset + delta}")

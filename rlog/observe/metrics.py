@@ -173,12 +173,6 @@ FLUSHED_OFFSET = _declare(
 END_OFFSET = _declare(
     "rlog_partition_end_offset", "gauge", "Where the next record will be appended.", *PARTITION
 )
-SIZE_BYTES = _declare(
-    "rlog_partition_size_bytes",
-    "gauge",
-    "Bytes of records in the log's files; what is deleted frees them by whole segments.",
-    *PARTITION,
-)
 QUEUED_BYTES = _declare(
     "rlog_partition_queued_bytes",
     "gauge",
