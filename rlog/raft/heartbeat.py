@@ -44,12 +44,12 @@ def has_quorum(state: State, now: float) -> bool:
 
 def beat(state: State, now: float) -> None:
     """Leader, at a point of the grid: tell every follower."""
-    before = state.heartbeat_deadline - state.heartbeat_s
+    last_beat = state.heartbeat_deadline - state.heartbeat_s
     schedule(state, now)
     state.round += 1
     for peer in state.peers:
         progress = state.progress[peer]
-        state.heartbeats_missed += progress.contact < before
+        state.heartbeats_missed += progress.contact < last_beat
         progress.round_offset = progress.next_offset
         prev = progress.match_offset if progress.match_offset >= state.start_offset else 0
         before = state.table.before(prev)

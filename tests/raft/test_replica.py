@@ -182,3 +182,17 @@ def test_the_steady_state_costs_one_message_each_way_for_a_follower() -> None:
         assert effects == [HwmMoved(tick * 10)]
         leader.step(2.0, 3, answer.message)
         assert not leader.take_effects()
+
+
+def test_a_heartbeat_that_was_not_answered_before_the_next_is_counted() -> None:
+    replica = leading()
+    for beat in (1, 2, 3):
+        now = replica.deadline
+        replica.tick(now)
+        replica.step(now + 0.01, 2, HeartbeatReply(1, True, 0, 0, beat))  # and 3 is silent
+    assert replica.heartbeats_missed == 2
+    for beat in (4, 5):
+        for peer in (2, 3):
+            replica.step(replica.deadline - 0.01, peer, HeartbeatReply(1, True, 0, 0, beat - 1))
+        replica.tick(replica.deadline)
+    assert replica.heartbeats_missed == 2
