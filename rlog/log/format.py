@@ -27,7 +27,7 @@ A record is made of zig-zag varints (7 bits a byte, low ones first; 0, -1, 1, -2
                                              header:  name size | name | value size or -1 | value
 ```
 
-length counts what follows it. -1 is null. `WORKED_BATCH` below is one batch, byte for byte.
+length counts what follows it. -1 is null. worked_bytes.py has batches byte for byte.
 
 Nothing here is fast, and nothing is shared with the native code but the packages of the codecs.
 """
@@ -68,44 +68,6 @@ SEQUENCE_MASK: Final = 0x7FFF_FFFF
 START_RECORD: Final = bytes.fromhex("26 00 00 00  08 0000 0002  12 0000 ffffffff 01 01 00  00")
 """The record of a start-of-generation entry. Key: int16 version 0, int16 type 2 (LEADER_CHANGE). Value:
 KRaft's LeaderChangeMessage v0 with leader -1 and no voters: int16 0, int32 -1, two empty arrays, no tags."""
-
-WORKED_BATCH: Final = """
-00000000 00000007   base offset 7: stamped by the leader
-00000048            length: 72 bytes follow
-00000003            generation 3: stamped by the leader
-02                  magic: message format v2
-6859ac33            crc32c of everything from the next byte on
-0000                attributes: no compression, the producer's timestamps, not control
-00000001            last offset delta: offsets 7 and 8
-00000199 c82cc000   base timestamp 1760000000000 ms
-00000199 c82cc005   max timestamp: 5 ms later
-00000000 00000029   producer id 41
-0001                producer epoch 1
-00000064            base sequence 100
-00000002            count: 2 records
-                    first record
-1e                  length 15
-00                  attributes
-00                  timestamp delta 0
-00                  offset delta 0
-04 6b31             key "k1"
-04 7631             value "v1"
-02                  1 header
-02 68 04 6869       "h": "hi"
-                    second record
-0c                  length 6
-00                  attributes
-0a                  timestamp delta 5
-02                  offset delta 1
-01                  no key (-1)
-01                  no value (-1)
-00                  no headers
-"""
-
-
-def worked_bytes(annotated: str) -> bytes:
-    """The bytes of a dump like WORKED_BATCH: in each line hex digits, then, after three blanks, prose."""
-    return bytes.fromhex("".join(line.split("   ")[0] for line in annotated.splitlines()))
 
 
 @dataclass(frozen=True, slots=True)

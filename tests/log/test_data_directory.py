@@ -6,9 +6,9 @@ from crc32c import crc32c
 
 from rlog._core import Vfs
 from rlog.log.anchor import Anchor, decode_anchor, load_anchor
-from rlog.log.format import worked_bytes
 from rlog.log.meta import HEADER, MAGIC, VERSION, encode_frame
 from rlog.log.watermarks import Watermark, decode_slot, encode_slot, name_crc
+from rlog.log.worked_bytes import worked_bytes
 
 from .storage_kit import NAME, anchor_of, make_span, open_storage, settle
 

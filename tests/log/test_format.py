@@ -2,10 +2,12 @@
 
 import asyncio
 import gzip
+import json
 import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from struct import Struct, pack
 from typing import Any
 
 import aiokafka.record.default_records as aiokafka_records
@@ -21,18 +23,23 @@ from rlog._core import (
     BatchBuilder,
     Span,
     SpanBuilder,
+    Vfs,
     check_client_batches,
     decode_records,
     decode_values,
     iterate_batches,
 )
 from rlog.log import format as reference
+from rlog.log.segment import Segment, decode_index
+from rlog.log.settings import LogSettings
+from rlog.log.worked_bytes import WORKED_APPEND_TIME, WORKED_BATCH, WORKED_INDEX, worked_bytes
 from rlog.records import Record
 from rlog.wire.kafka import _hot as wire
 from rlog.wire.kafka.messages import FetchPartition, FetchRequest
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = sorted((ROOT / "tests/golden").glob("*.hex"))
+INDEX = "index"  # the golden file that is the index file of a segment with the batches of "run"
 START_MS = 1_760_000_000_000
 
 PLAIN = [
@@ -45,13 +52,14 @@ CONTENT = {  # (first offset, generation, fields of the record) of each record i
     "plain": [(1000 + n, 5, PLAIN[n]) for n in range(3)],
     "lz4": [(n, 1, TEXT[n]) for n in range(8)],
     "gzip": [(64 + n, 9, TEXT[n]) for n in range(8)],
+    "append": [(500 + n, 6, (START_MS + 60_000, *TEXT[n][1:])) for n in range(3)],
     "start": [],
     "run": [(10, 3, PLAIN[0]), (12, 4, PLAIN[1]), (13, 4, PLAIN[2])],
 }
 
 
 def golden(name: str) -> bytes:
-    return reference.worked_bytes((ROOT / f"tests/golden/{name}.hex").read_text())
+    return worked_bytes((ROOT / f"tests/golden/{name}.hex").read_text())
 
 
 def record(offset: int, generation: int, fields: tuple[Any, ...]) -> Record:
@@ -79,7 +87,7 @@ def test_field_offsets_are_those_of_the_drawing() -> None:
     }
     starts |= {"base timestamp": 27, "max timestamp": 35, "producer id": 43, "producer epoch": 51}
     starts |= {"base sequence": 53, "count": 57, "records": 61}
-    lines = [line for line in reference.WORKED_BATCH.splitlines() if line]
+    lines = [line for line in WORKED_BATCH.splitlines() if line]
     position = 0
     for line in lines[:13]:
         digits, _, prose = line.partition("   ")
@@ -91,7 +99,7 @@ def test_field_offsets_are_those_of_the_drawing() -> None:
 
 
 def test_the_worked_batch_is_what_both_codecs_make_and_read() -> None:
-    worked = reference.worked_bytes(reference.WORKED_BATCH)
+    worked = worked_bytes(WORKED_BATCH)
     records = [
         Record("", 0, 7, 3, START_MS, b"k1", b"v1", (("h", b"hi"),)),
         Record("", 0, 8, 3, START_MS + 5, None, None),
@@ -105,17 +113,70 @@ def test_the_worked_batch_is_what_both_codecs_make_and_read() -> None:
     assert decode_records(worked) == records == reference.decode_records(worked)[0]
 
 
+def test_the_worked_append_time_is_what_both_codecs_make_and_read() -> None:
+    worked = worked_bytes(WORKED_APPEND_TIME)
+    assert reference.appended_at(worked_bytes(WORKED_BATCH), START_MS + 9000) == worked
+    records = [
+        Record("", 0, 7, 3, START_MS + 9000, b"k1", b"v1", (("h", b"hi"),)),
+        Record("", 0, 8, 3, START_MS + 9000, None, None),
+    ]
+    assert decode_records(worked) == records == reference.decode_records(worked)[0]
+
+
+INDEX_HEADER = Struct(">4sIQQQII")  # "RLIX", version, base, end offset and position, sizes of the parts
+
+
+def index_file(batches: list[reference.Header], producers: list[list[int]]) -> bytes:
+    """By docs/format.md: the index file of a segment of these batches, an entry for each."""
+    entries, position = b"", 0
+    for header in batches:
+        latest = -1 if header.attributes & reference.CONTROL_BIT else header.max_timestamp
+        entries += pack(">qqq", header.base_offset, position, latest)
+        position += header.size
+    table = json.dumps(producers, separators=(",", ":")).encode()
+    first, last = batches[0].base_offset, batches[-1].end_offset
+    data = INDEX_HEADER.pack(b"RLIX", 2, first, last, position, len(entries), len(table)) + entries + table
+    return data + pack(">I", reference.crc32c(data))
+
+
+@pytest.mark.parametrize(
+    ("batches", "expected", "producers"),
+    [
+        (worked_bytes(WORKED_BATCH), worked_bytes(WORKED_INDEX), [[41, 1, 100, 101, 7, 8, -1]]),
+        (golden("run"), golden("index"), [[77, 0, 0, 0, 10, 10, -1], [77, 0, 1, 2, 12, 13, -1]]),
+    ],
+    ids=["worked", "golden"],
+)
+def test_index_files_are_as_documented(batches: bytes, expected: bytes, producers: list[list[int]]) -> None:
+    headers = [header for _, header in reference.iterate_batches(batches)]
+    assert index_file(headers, producers) == expected
+    settings = LogSettings(index_interval_bytes=1)
+    segment = Segment.new(Vfs.system(), "unused", headers[0].base_offset, 4096, settings)
+    for info in iterate_batches(batches):
+        segment.index.add(Span.parse(batches[info.position : info.position + info.size]), info.position)
+    segment.fill, segment.end_offset = len(batches), headers[-1].end_offset
+    remembered = [tuple(batch) for batch in producers]
+    assert segment.encode_index(remembered) == expected
+    stored = decode_index(expected, 1)
+    assert stored is not None
+    assert stored.index.to_bytes() == segment.index.to_bytes()
+    assert (stored.base_offset, stored.end_offset) == (headers[0].base_offset, headers[-1].end_offset)
+    assert (stored.end_position, stored.producers) == (len(batches), remembered)
+
+
 def test_the_document_shows_the_drawings_and_the_worked_batch() -> None:
     document = (ROOT / "docs/format.md").read_text()
     blocks = document.split("```")[1::2]
     drawings = (reference.__doc__ or "").split("```")[1::2]
     assert [block.strip("\n") for block in blocks[:2]] == [drawing.strip("\n") for drawing in drawings]
-    assert blocks[2].strip("\n") == reference.WORKED_BATCH.strip("\n")
-    assert bytes.fromhex(blocks[3]) == reference.START_RECORD
+    assert blocks[2].strip("\n") == WORKED_BATCH.strip("\n")
+    assert blocks[3].strip("\n") == WORKED_APPEND_TIME.strip("\n")
+    assert bytes.fromhex(blocks[4]) == reference.START_RECORD
+    assert blocks[-1].strip("\n") == WORKED_INDEX.strip("\n")
 
 
 def test_the_golden_files_are_the_ones_described_here() -> None:
-    assert [path.stem for path in GOLDEN] == sorted(CONTENT)
+    assert [path.stem for path in GOLDEN] == sorted([*CONTENT, INDEX])
 
 
 @pytest.mark.parametrize("name", CONTENT)
@@ -141,6 +202,11 @@ def test_both_codecs_write_the_golden_files() -> None:
     start = SpanBuilder(42, 7)
     start.add_start(START_MS)
     assert bytes(start.build()) == reference.start_batch(42, 7, START_MS) == golden("start")
+    sent = built([record(0, 0, TEXT[n]) for n in range(3)])
+    stamp = SpanBuilder(500, 6, append_time_ms=START_MS + 60_000)
+    stamp.add(sent, check_client_batches(sent, batch_bytes_max=1000)[0])
+    by_reference = reference.appended_at(reference.stamped(sent, 500, 6), START_MS + 60_000)
+    assert bytes(stamp.build()) == by_reference == golden("append")
     first = built(plain[:1], producer_id=77, producer_epoch=0, base_sequence=0)
     second = built(plain[1:], producer_id=77, producer_epoch=0, base_sequence=1)
     tail = SpanBuilder(11, 4)
