@@ -29,10 +29,11 @@ from rlog.client.errors import (
     WrongLoop,
 )
 from rlog.client.metadata import ClusterMetadata, Node, PartitionInfo
-from rlog.client.options import Acks, Compression
+from rlog.client.options import Acks
 from rlog.client.positions import At, OffsetRange, OutOfRangePolicy, Start, Time
 from rlog.client.producer import Producer
 from rlog.client.receipts import Ack, ListAck, ListReceipt
+from rlog.client.settings import Compression
 from rlog.errors import ForkedProcess
 from rlog.records import Receipt, Record
 

@@ -9,7 +9,7 @@ import crc32c
 
 from rlog._core import BatchBuilder
 from rlog.client.errors import DeliveryFailed
-from rlog.wire.kafka.messages import Buffer
+from rlog.wire.kafka.messages import Buffer, PartitionReceipt
 
 # Apache Kafka, message format v2: crc at 17 over everything from 21 on; producer id, epoch, sequence at 43.
 CRC_POSITION: Final = 17
@@ -24,10 +24,10 @@ class Batch:
 
     base_sequence: -1 until it is first sent. is_outstanding: on the wire, not answered.
     is_uncertain: an attempt ended without an answer that tells whether the batch is in the log.
+    receipt: what the node answered, once it is acknowledged.
     """
 
     __slots__ = (
-        "base_offset",
         "base_sequence",
         "buffered_bytes",
         "builder",
@@ -40,6 +40,7 @@ class Batch:
         "is_seen",
         "is_uncertain",
         "partition",
+        "receipt",
         "topic",
         "waiters",
     )
@@ -53,12 +54,12 @@ class Batch:
         self.buffered_bytes = 0  # what it holds of the producer's buffer_bytes_max
         self.count = 0
         self.base_sequence = -1
-        self.base_offset = -1
         self.is_outstanding = False
         self.is_uncertain = False
         self.is_resolved = False
         self.is_seen = False  # somebody got the error
         self.error: DeliveryFailed | None = None
+        self.receipt: PartitionReceipt | None = None
         self.waiters: list[asyncio.Future[None]] = []
 
     def close(self, producer_id: int, epoch: int, sequence: int) -> None:
@@ -74,11 +75,12 @@ class Batch:
         _CRC.pack_into(data, CRC_POSITION, crc32c.crc32c(memoryview(data)[CRC_FROM:]))
         self.data = bytes(data)
 
-    def resolve(self, base_offset: int, error: DeliveryFailed | None) -> None:
-        """Its fate; once."""
+    def resolve(self, receipt: PartitionReceipt | None, error: DeliveryFailed | None) -> None:
+        """Its fate, one of the two; once."""
         assert not self.is_resolved
+        assert (receipt is None) != (error is None)
         self.is_resolved = True
-        self.base_offset = base_offset
+        self.receipt = receipt
         self.error = error
         self.builder = None
         self.data = b""
@@ -98,9 +100,10 @@ class Batch:
         self.is_seen = True
         return self.error
 
-    def offset_of(self, index: int) -> int:
-        """The offset of one of its records, -1 when nobody knows it. Raises what made the batch fail."""
+    def result(self) -> PartitionReceipt:
+        """What the node answered. Raises what made the batch fail."""
         error = self.see_error()
         if error is not None:
             raise error
-        return self.base_offset + index if self.base_offset >= 0 else -1
+        assert self.receipt is not None
+        return self.receipt

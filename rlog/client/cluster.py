@@ -16,7 +16,6 @@ from rlog.client.offsets import list_offsets
 from rlog.client.options import (
     MAX_IN_FLIGHT,
     Acks,
-    Compression,
     assignment,
     check_consumer,
     producer_settings,
@@ -24,7 +23,7 @@ from rlog.client.options import (
 from rlog.client.positions import OffsetRange, OutOfRangePolicy, Start, Time, timestamp_of
 from rlog.client.producer import Producer
 from rlog.client.router import CONTROL, Router
-from rlog.client.settings import Address, ClientSettings, parse_bootstrap
+from rlog.client.settings import Address, ClientSettings, Compression, parse_bootstrap
 from rlog.errors import RlogError
 from rlog.wire.kafka import apis
 from rlog.wire.kafka.describe_node import decode_describe_node_response, encode_describe_node_request
@@ -141,8 +140,9 @@ class Cluster:
         """A producer for one topic, to be entered with `async with`, which flushes at its end.
 
         acks: what a receipt waits for: "all" a flushed majority; "leader" what the topic's acks_floor asks,
-        at least the leader; "none" nothing, the offset is then unknown. idempotent: retries never duplicate;
-        without it, a batch of unknown outcome is given up, not retried. linger_ms: how long a batch waits for
+        at least the leader's disk; "none" that the socket took the record, whose offset is then unknown (-1)
+        and whose loss nobody reports. idempotent: retries never duplicate; without it, a batch of unknown
+        outcome is given up, not retried. Only acks="all" can be so. linger_ms: how long a batch waits for
         company; 0 sends at the end of the tick. batch_bytes_max: of one batch, before compression.
         buffer_bytes_max: of all records admitted and not resolved; `send` waits. delivery_timeout_ms: from
         the start of its batch a record is acknowledged or given up within this time. max_in_flight: batches

@@ -6,6 +6,8 @@ that ends the connection, since answers are in order and nothing behind it can b
 
 `abort` is synchronous: when it returns, every pending request has been answered with the error, in order, and
 no later answer will be delivered.
+
+Requests that get no answer (acks=0) have a connection of their own: `post` reports when the socket took them.
 """
 
 import asyncio
@@ -31,6 +33,7 @@ SPOKEN: Final[dict[int, tuple[int, int]]] = {
     apis.METADATA: (1, 8),
     apis.INIT_PRODUCER_ID: (0, 1),
     apis.DESCRIBE_NODE: (0, 0),
+    apis.RLOG_PRODUCE: (0, 0),
 }
 # Brokers answer this one to everybody; version 2 is the last with a fixed layout.
 API_VERSIONS_VERSION: Final = 2
@@ -38,6 +41,7 @@ API_VERSIONS_VERSION: Final = 2
 RESPONSE_BYTES_MAX: Final = 128 * 1024 * 1024
 
 Done = Callable[[Buffer | None, RlogError | None], None]
+Written = Callable[[RlogError | None], None]
 Encode = Callable[[int], list[Buffer]]
 
 
@@ -74,6 +78,7 @@ class Connection(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport | None = None
         self._correlation = 0
         self._pending: deque[_Pending] = deque()
+        self._unwritten: list[Written] = []
         self._timer: asyncio.TimerHandle | None = None
         self._closed = self._loop.create_future()
 
@@ -164,7 +169,7 @@ class Connection(asyncio.BufferedProtocol):
         """
         if self._transport is None or self.error is not None:
             raise self._reason()
-        self._correlation = correlation = (self._correlation + 1) & 0x7FFFFFFF
+        correlation = self._next_correlation()
         frame = encode(correlation)
         expected = self._loop.time() + answer_within_ms / 1000
         overdue_at = expected + self._settings.suspect_after_ms / 1000
@@ -173,6 +178,32 @@ class Connection(asyncio.BufferedProtocol):
         self._transport.writelines(frame)
         if self._timer is None:
             self._timer = self._loop.call_at(overdue_at, self._watch)
+
+    def post(self, encode: Encode, done: Written) -> None:
+        """Send a frame that gets no answer, and call `done(error)` once, later: when the socket took all of
+        it, or the connection ended before.
+
+        Raises the error that ended the connection, if one did.
+        """
+        if self._transport is None or self.error is not None:
+            raise self._reason()
+        if not self._unwritten:
+            self._transport.set_write_buffer_limits(high=0)  # so that `resume_writing` means: all is written
+            self._loop.call_soon(self._report_written)
+        self._unwritten.append(done)
+        self._transport.writelines(encode(self._next_correlation()))
+
+    def _report_written(self) -> None:
+        """Does nothing while bytes wait in the transport: `resume_writing` comes then."""
+        if self._transport is None or self.error is not None or self._transport.get_write_buffer_size():
+            return
+        written, self._unwritten = self._unwritten, []
+        for done in written:
+            done(None)
+
+    def _next_correlation(self) -> int:
+        self._correlation = (self._correlation + 1) & 0x7FFFFFFF
+        return self._correlation
 
     async def request(self, encode: Encode, deadline: float) -> Buffer:
         """Send and wait for the answer. Raises ConnectionLost, or DeadlineExceeded at `deadline`."""
@@ -208,6 +239,9 @@ class Connection(asyncio.BufferedProtocol):
         self._on_lost(self)
         while self._pending:
             self._pending.popleft().done(None, error)
+        unwritten, self._unwritten = self._unwritten, []
+        for done in unwritten:
+            done(error)
 
     async def wait_closed(self) -> None:
         """Return when the transport is gone; bounded, since `abort` waits for nobody."""
@@ -227,6 +261,9 @@ class Connection(asyncio.BufferedProtocol):
         )
         if not self._closed.done():
             self._closed.set_result(None)
+
+    def resume_writing(self) -> None:
+        self._report_written()
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._receiver.get_buffer(sizehint)

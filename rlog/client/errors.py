@@ -45,11 +45,15 @@ class LeaderUnavailable(Retriable):
         self.partition = partition
 
 
+def _answered(what: str, code: int, detail: str) -> str:
+    return f"{what}: the node answered {name_of(code)}" + (f": {detail}" if detail else "")
+
+
 class RequestRefused(ClientError):
     """A node answered with an error that the client does not retry. `code` is the protocol's number."""
 
-    def __init__(self, what: str, code: int, *, outcome: Outcome = "no") -> None:
-        super().__init__(f"{what}: the node answered {name_of(code)}", outcome=outcome)
+    def __init__(self, what: str, code: int, *, outcome: Outcome = "no", detail: str = "") -> None:
+        super().__init__(_answered(what, code, detail), outcome=outcome)
         self.code = code
 
 
@@ -58,8 +62,8 @@ class RefusedForNow(Retriable):
     number.
     """
 
-    def __init__(self, what: str, code: int, *, outcome: Outcome = "no") -> None:
-        super().__init__(f"{what}: the node answered {name_of(code)}", outcome=outcome)
+    def __init__(self, what: str, code: int, *, outcome: Outcome = "no", detail: str = "") -> None:
+        super().__init__(_answered(what, code, detail), outcome=outcome)
         self.code = code
 
 

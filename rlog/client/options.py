@@ -6,14 +6,13 @@ from typing import Final, Literal, get_args
 from rlog.client.consumer import ConsumerSettings
 from rlog.client.partition_queue import ProducerSettings
 from rlog.client.positions import Start, check_start
-from rlog.client.settings import require_positive
+from rlog.client.settings import Compression, require_positive
 from rlog.errors import ConfigurationError
 
-Acks = Literal["all", "leader"]
-Compression = Literal["none", "lz4"]
+Acks = Literal["all", "leader", "none"]
 
 MAX_IN_FLIGHT: Final = 5  # leaders remember this many batches of a producer (KIP-98)
-ON_THE_WIRE: Final[dict[Acks, int]] = {"all": -1, "leader": 1}
+ON_THE_WIRE: Final[dict[Acks, int]] = {"all": -1, "leader": 1, "none": 0}
 COMPRESSIONS: Final[tuple[str, ...]] = get_args(Compression)
 POLICIES: Final = ("raise", "earliest", "latest")
 

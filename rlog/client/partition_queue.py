@@ -28,7 +28,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, Literal
+from typing import Final
 
 from rlog._core import BatchBuilder
 from rlog.client.batch import Batch
@@ -43,13 +43,14 @@ from rlog.client.errors import (
     RefusedForNow,
     RequestRefused,
 )
+from rlog.client.produce import ProduceCall, produce_call
 from rlog.client.producer_id import ProducerId, draw_producer_id
 from rlog.client.retry import Backoff
-from rlog.client.router import PRODUCE, Router, expect_one
-from rlog.errors import ProtocolError, RlogError
-from rlog.wire.kafka import apis, codes
-from rlog.wire.kafka._hot import decode_produce_response, encode_produce_request
-from rlog.wire.kafka.messages import Buffer
+from rlog.client.router import PRODUCE, UNANSWERED, Router
+from rlog.client.settings import Compression
+from rlog.errors import Outcome, ProtocolError, RlogError
+from rlog.wire.kafka import codes
+from rlog.wire.kafka.messages import Buffer, PartitionReceipt
 
 NOT_ENOUGH_REPLICAS_AFTER_APPEND: Final = 20
 UNKNOWN_SERVER_ERROR: Final = -1
@@ -74,12 +75,12 @@ def next_sequence(sequence: int, count: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class ProducerSettings:
-    """See `Cluster.producer`. acks: as on the wire, -1 for all."""
+    """See `Cluster.producer`. acks: as on the wire, -1 for all, 0 for none."""
 
     acks: int
     is_idempotent: bool
     linger_ms: int
-    compression: Literal["none", "lz4"]
+    compression: Compression
     batch_bytes_max: int
     buffer_bytes_max: int
     delivery_timeout_ms: int
@@ -191,6 +192,7 @@ class PartitionQueue:
             if connection is None or not connection.usable:
                 self._ready.appendleft(batch)
                 self.is_disturbed = True
+                self._router.cache.doubt(self.topic, self.partition)
                 break
             self._stamp(batch)
             self._flight.append(batch)
@@ -216,22 +218,22 @@ class PartitionQueue:
     def _transmit(self, batch: Batch, connection: Connection) -> None:
         batch.is_outstanding = True
         self._outstanding += 1
-        version = connection.version(apis.PRODUCE)
         # The node answers before this client takes it for dead.
         timeout_ms = self._router.settings.request_timeout_ms * 3 // 4
         timeout_ms = max(1, min(timeout_ms, int((batch.deadline - self._loop.time()) * 1000)))
-        topics = [(self.topic, [(self.partition, batch.data)])]
-        connection.send(
-            lambda correlation: encode_produce_request(
-                correlation,
-                self._router.settings.client_id,
-                self._settings.acks,
-                timeout_ms,
-                topics,
-                version=version,
-            ),
-            partial(self._answered, batch, connection, version),
+        call = produce_call(
+            connection,
+            self._router.settings.client_id,
+            self.topic,
+            self.partition,
+            batch.data,
+            acks=self._settings.acks,
+            timeout_ms=timeout_ms,
         )
+        if self._settings.acks == 0:
+            connection.post(call.encode, partial(self._written, batch, connection))
+        else:
+            connection.send(call.encode, partial(self._answered, batch, connection, call))
 
     # -- answers
 
@@ -239,22 +241,36 @@ class PartitionQueue:
         self,
         batch: Batch,
         connection: Connection,
-        version: int,
+        call: ProduceCall,
         frame: Buffer | None,
+        error: RlogError | None,
+    ) -> None:
+        answer = None
+        if frame is not None:
+            try:
+                answer = call.decode(frame)
+            except ProtocolError as broken:
+                error = ConnectionLost(f"{connection.address} broke the protocol: {broken}")
+        self._attempt_ended(batch, connection, answer, error)
+
+    def _written(self, batch: Batch, connection: Connection, error: RlogError | None) -> None:
+        """acks=0: the socket took it, and that is all there will be to know."""
+        answer = None if error else PartitionReceipt(self.partition, codes.NONE, waited="none")
+        self._attempt_ended(batch, connection, answer, error)
+
+    def _attempt_ended(
+        self,
+        batch: Batch,
+        connection: Connection,
+        answer: PartitionReceipt | None,
         error: RlogError | None,
     ) -> None:
         batch.is_outstanding = False
         self._outstanding -= 1
-        answer = None
-        if frame is not None:
-            try:
-                answer = expect_one(decode_produce_response(frame, version), self._name)
-            except ProtocolError as broken:
-                error = ConnectionLost(f"{connection.address} broke the protocol: {broken}")
         if batch.is_resolved:
             self._flight.remove(batch)
         elif answer is not None:
-            self._judge(batch, answer.error, answer.base_offset)
+            self._judge(batch, answer)
         else:
             self._attempt_failed(batch, error or ConnectionLost("the connection was lost"), is_uncertain=True)
         if error is not None:
@@ -268,19 +284,21 @@ class PartitionQueue:
     def _name(self) -> str:
         return f"producing to {self.topic}-{self.partition}"
 
-    def _judge(self, batch: Batch, code: int, base_offset: int) -> None:
+    def _judge(self, batch: Batch, answer: PartitionReceipt) -> None:
         """One answer about one batch (the codes' meaning: the protocol's documentation of Produce)."""
+        code, detail = answer.error, answer.message
         if code in (codes.NONE, codes.DUPLICATE_SEQUENCE_NUMBER):
             self._flight.remove(batch)
             self._is_established = True
             self._last_error = None
             self._backoff.reset()
-            batch.resolve(base_offset, None)
+            batch.resolve(answer, None)
             self._on_resolved(batch)
         elif code in NOT_PERSISTED or code in MAYBE_PERSISTED:
             self._router.cache.doubt(self.topic, self.partition)
             is_uncertain = code in MAYBE_PERSISTED
-            refused = RefusedForNow(self._name, code, outcome="unknown" if is_uncertain else "no")
+            outcome: Outcome = "unknown" if is_uncertain else "no"
+            refused = RefusedForNow(self._name, code, outcome=outcome, detail=detail)
             self._attempt_failed(batch, refused, is_uncertain=is_uncertain)
         elif code in SEQUENCE_REFUSED:
             self._judge_sequence(batch, code)
@@ -291,7 +309,7 @@ class PartitionQueue:
             )
             self._give_up(batch, cause)
         else:
-            self._give_up(batch, RequestRefused(self._name, code))
+            self._give_up(batch, RequestRefused(self._name, code, detail=detail))
 
     def _judge_sequence(self, batch: Batch, code: int) -> None:
         """The leader says that something before this batch is missing; the batch is not in its log."""
@@ -337,7 +355,7 @@ class PartitionQueue:
             outcome="unknown" if is_unknown else "no",
         )
         error.__cause__ = cause
-        batch.resolve(-1, error)
+        batch.resolve(None, error)
         self._on_resolved(batch)
 
     def _expire(self) -> None:
@@ -414,7 +432,8 @@ class PartitionQueue:
     async def _recover_once(self) -> None:
         router = self._router
         deadline = router.deadline(None)
-        connection = await router.connection_once(self.topic, self.partition, PRODUCE, deadline)
+        lane = PRODUCE if self._settings.acks else UNANSWERED
+        connection = await router.connection_once(self.topic, self.partition, lane, deadline)
         if self._is_poisoned and not self._flight:
             self._producer_id = await draw_producer_id(router, deadline)
             self._sequence = 0

@@ -174,7 +174,7 @@ class Producer:
             if start < total:
                 queue.roll()
                 await self._breathe()
-        return ListAck(parts)
+        return ListAck(parts, timestamp_ms)
 
     def _append_values(
         self, queue: PartitionQueue, values: Values, start: int, timestamp_ms: int

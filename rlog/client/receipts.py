@@ -2,23 +2,36 @@
 
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from rlog.client.batch import Batch
-from rlog.records import Receipt
+from rlog.records import Receipt, Waited
+from rlog.wire.kafka.messages import PartitionReceipt
+
+# What an acknowledgement waited for, the weakest first.
+STRENGTHS: Final[tuple[Waited, ...]] = ("none", "leader", "majority")
 
 
 @dataclass(frozen=True, slots=True)
 class ListReceipt:
-    """All records of one `send_many` are committed.
+    """What is known of all records of one `send_many`; they may have travelled in several batches.
 
     spans: (first offset, count) for each run of consecutive offsets, in the order of the list. An offset is
-    -1 when the node recognised a repeated batch but no longer knew where the first one is.
+    -1 when nobody waited for it (acks="none"), or when the node recognised a repeated batch but no longer
+    knew where the first one is.
+    generation: of the leader that took the last of them. flushed_by: the nodes known to have all of them on
+    disk. waited: the least that an acknowledgement waited for. timestamp_ms: of the last one. All these as in
+    `Receipt`.
     """
 
     topic: str
     partition: int
     count: int
     spans: tuple[tuple[int, int], ...]
+    generation: int = -1
+    flushed_by: tuple[int, ...] = ()
+    waited: Waited = "majority"
+    timestamp_ms: int = -1
 
     @property
     def first_offset(self) -> int:
@@ -26,13 +39,14 @@ class ListReceipt:
 
     @property
     def last_offset(self) -> int:
+        """-1 when it is not known."""
         offset, count = self.spans[-1]
-        return offset + count - 1
+        return offset + count - 1 if offset >= 0 else -1
 
     def offsets(self) -> Iterator[int]:
-        """The offset of each record, in the order of the list."""
+        """The offset of each record, in the order of the list; -1 for one that is not known."""
         for offset, count in self.spans:
-            yield from range(offset, offset + count)
+            yield from range(offset, offset + count) if offset >= 0 else [-1] * count
 
 
 class Ack:
@@ -57,18 +71,27 @@ class Ack:
     def __await__(self) -> Generator[object, None, Receipt]:
         batch = self._batch
         yield from batch.__await__()
-        offset = batch.offset_of(self._index)
-        return Receipt(batch.topic, batch.partition, offset, timestamp_ms=self._timestamp_ms)
+        answer = batch.result()
+        return Receipt(
+            batch.topic,
+            batch.partition,
+            offset_in(answer, self._index),
+            answer.generation,
+            answer.flushed_by,
+            answer.waited,
+            timestamp_in(answer, self._timestamp_ms),
+        )
 
 
 class ListAck:
     """Await it for the `ListReceipt` of a whole list; raises the first `DeliveryFailed`."""
 
-    __slots__ = ("_parts",)
+    __slots__ = ("_parts", "_timestamp_ms")
 
-    def __init__(self, parts: Sequence[tuple[Batch, int, int]]) -> None:
+    def __init__(self, parts: Sequence[tuple[Batch, int, int]], timestamp_ms: int) -> None:
         """parts: (batch, index of the first record in it, number of records), in order."""
         self._parts = parts
+        self._timestamp_ms = timestamp_ms
 
     def done(self) -> bool:
         return all(batch.is_resolved for batch, _, _ in self._parts)
@@ -79,12 +102,35 @@ class ListAck:
         errors = [error for batch, _, _ in self._parts if (error := batch.see_error()) is not None]
         if errors:
             raise errors[0]
+        answers = [batch.result() for batch, _, _ in self._parts]
+        first, last = self._parts[0][0], answers[-1]
+        return ListReceipt(
+            first.topic,
+            first.partition,
+            sum(count for _, _, count in self._parts),
+            self._spans(),
+            last.generation,
+            tuple(node for node in last.flushed_by if all(node in each.flushed_by for each in answers)),
+            min((each.waited for each in answers), key=STRENGTHS.index),
+            timestamp_in(last, self._timestamp_ms),
+        )
+
+    def _spans(self) -> tuple[tuple[int, int], ...]:
         spans: list[tuple[int, int]] = []
         for batch, index, count in self._parts:
-            offset = batch.offset_of(index)
-            if spans and offset >= 0 and sum(spans[-1]) == offset:
+            offset = offset_in(batch.result(), index)
+            if spans and spans[-1][0] >= 0 and sum(spans[-1]) == offset:
                 spans[-1] = (spans[-1][0], spans[-1][1] + count)
             else:
                 spans.append((offset, count))
-        first = self._parts[0][0]
-        return ListReceipt(first.topic, first.partition, sum(count for _, count in spans), tuple(spans))
+        return tuple(spans)
+
+
+def offset_in(answer: PartitionReceipt, index: int) -> int:
+    """The offset of one record of the batch that was answered so."""
+    return answer.base_offset + index if answer.base_offset >= 0 else -1
+
+
+def timestamp_in(answer: PartitionReceipt, timestamp_ms: int) -> int:
+    """The leader's time of the append where it stamps records with that (LogAppendTime), or the sender's."""
+    return answer.log_append_time_ms if answer.log_append_time_ms >= 0 else timestamp_ms

@@ -37,6 +37,7 @@ T = TypeVar("T")
 
 CONTROL: Final = "control"
 PRODUCE: Final = "produce"
+UNANSWERED: Final = "produce without answers"
 # A topic just created is not known to every node at once: so many answers in a row deny it.
 UNKNOWN_TOPIC_ANSWERS: Final = 6
 # A node that did not answer is asked after the others for this long.

@@ -5,19 +5,17 @@ assigned in the same call (SAFETY 35), and at the end of the tick the whole grou
 one proposal to consensus, one Append per follower. Python runs per request and per batch here, never per
 record.
 
-Answering. A request is answered when its last record is committed. What may be in the log when leadership or
-patience ends is answered REQUEST_TIMED_OUT, "may have happened"; NOT_LEADER_OR_FOLLOWER only while the group
-that holds it was not yet appended (SAFETY 36: librdkafka reads that code as "not persisted"). A batch of an
-idempotent producer that is in the log already is not appended again: it waits for the commit of the original,
-and is answered with the original's offset.
+Answering. A request is answered when its last record is committed (acknowledgements.py). What may be in the
+log when leadership or patience ends is answered REQUEST_TIMED_OUT, "may have happened";
+NOT_LEADER_OR_FOLLOWER only while the group that holds it was not yet appended (SAFETY 36: librdkafka reads
+that code as "not persisted"). A batch of an idempotent producer that is in the log already is not appended
+again: it waits for the commit of the original, and is answered with the original's offset.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
-from heapq import heappop, heappush
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +33,7 @@ from rlog.errors import (
 from rlog.log.log import PartitionLog
 from rlog.log.producers import Duplicate
 from rlog.log.retention import wanted_start
+from rlog.node.acknowledgements import Acknowledgements, ProduceDone, ProduceResult, Waiter
 from rlog.node.append_clock import AppendClock
 from rlog.node.batch_checks import SEQUENCES, check_follows, check_holds
 from rlog.node.commit_timer import CommitTimer
@@ -59,44 +58,6 @@ logger = logging.getLogger("rlog.node")
 
 # A replica that lags more than this is not reported as in sync.
 IN_SYNC_LAG_RECORDS_MAX = 1_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class ProduceResult:
-    """error: a Kafka error code. base_offset: of the request's first record, -1 on an error.
-
-    log_append_time: milliseconds since the epoch, -1 where the producer's timestamps stay.
-    generation, flushed_by, waited: as `rlog.Receipt` has them.
-    """
-
-    error: int
-    base_offset: int = -1
-    log_append_time: int = -1
-    log_start_offset: int = -1
-    message: str = ""
-    generation: int = -1
-    flushed_by: tuple[int, ...] = ()
-    waited: Waited = "majority"
-
-
-ProduceDone = Callable[[ProduceResult], None]
-
-
-class _Waiter:
-    """A produce request that is in the group or in the log, and waits for its commit."""
-
-    __slots__ = ("append_time_ms", "base_offset", "deadline", "done")
-
-    def __init__(self, base_offset: int, append_time_ms: int, deadline: float, done: ProduceDone) -> None:
-        self.base_offset = base_offset
-        self.append_time_ms = append_time_ms  # -1: the producer's timestamps stay
-        self.deadline = deadline
-        self.done: ProduceDone | None = done
-
-    def answer(self, result: ProduceResult) -> None:
-        done, self.done = self.done, None
-        if done is not None:
-            done(result)
 
 
 class HwmWait:
@@ -138,11 +99,11 @@ class Partition:
         self.commit_timer = CommitTimer(driver.counters.commit_latency, driver.stopwatch_s)
         self.leadership = Leadership(driver.now())
         self._group: SpanBuilder | None = None
-        self._group_waiters: list[tuple[int, _Waiter]] = []
+        self._group_waiters: list[tuple[int, Waiter]] = []
         self._group_sequences: dict[int, tuple[int, int]] = {}  # producer id: epoch, next sequence
-        self._waiters: list[tuple[int, int, _Waiter]] = []  # heap: end offset, order, waiter
-        self._waiter_order = 0
-        self._expiry = float("inf")  # no waiter's deadline is before it
+        self._acknowledgements = Acknowledgements(self.counters)
+        # What acks=1 waits for.
+        self._acks_floor: Waited = driver.config.topic(topic).acks_floor
         self._hwm_waits: dict[HwmWait, None] = {}
         self.deletions = Deletions()
 
@@ -186,7 +147,7 @@ class Partition:
     @property
     def deadline(self) -> float:
         """When `tick` has something to do. A partition that takes no input has no consensus to tick."""
-        expiry = min(self._expiry, self.deletions.deadline)
+        expiry = min(self._acknowledgements.expiry, self.deletions.deadline)
         return min(self.replica.deadline, expiry) if self.accepts_input else expiry
 
     def in_sync(self) -> list[int]:
@@ -247,10 +208,14 @@ class Partition:
             # The look for a duplicate sealed the open group, and that failed.
             done(ProduceResult(codes.KAFKA_STORAGE_ERROR, message=self.fenced))
             return
+        waits_for = self._acks_floor if acks == 1 else "majority"
         if duplicate is not None:
-            waiter = _Waiter(duplicate.base_offset, duplicate.append_time_ms, deadline, done)
-            self._wait(duplicate.end_offset, waiter)
-            self._answer_committed()
+            generation = self.log.generations.at(duplicate.base_offset) or -1
+            known = Waiter(
+                duplicate.base_offset, generation, duplicate.append_time_ms, waits_for, deadline, done
+            )
+            self._wait(duplicate.end_offset, known)
+            self._acknowledge()
             return
         try:
             group = self._open_group()
@@ -264,7 +229,7 @@ class Partition:
             if info.producer_id >= 0:
                 following = (info.base_sequence + info.count) % SEQUENCES
                 self._group_sequences[info.producer_id] = (info.producer_epoch, following)
-        waiter = _Waiter(base_offset, group.append_time_ms, deadline, done)
+        waiter = Waiter(base_offset, group.generation, group.append_time_ms, waits_for, deadline, done)
         self._group_waiters.append((group.end_offset, waiter))
         self.driver.wake(self)
 
@@ -336,50 +301,38 @@ class Partition:
 
         self._feed(propose)
 
-    def _wait(self, end_offset: int, waiter: _Waiter) -> None:
-        self._waiter_order += 1
-        heappush(self._waiters, (end_offset, self._waiter_order, waiter))
-        if waiter.deadline < self._expiry:
-            self._expiry = waiter.deadline
+    @property
+    def leader_acks_count(self) -> int:
+        """Requests acknowledged by this leader's disk alone, since the node started (acks_floor)."""
+        return self._acknowledgements.leader_acks_count
+
+    def _wait(self, end_offset: int, waiter: Waiter) -> None:
+        expiry = self._acknowledgements.expiry
+        self._acknowledgements.wait(end_offset, waiter)
+        if self._acknowledgements.expiry < expiry:
             self.driver.arm(self)
 
-    def _answer_committed(self) -> None:
-        hwm, start_offset = self.replica.hwm, self.start_offset
-        while self._waiters and self._waiters[0][0] <= hwm:
-            end_offset, _, waiter = heappop(self._waiters)
-            self.counters.acknowledged_records += end_offset - waiter.base_offset
-            waiter.answer(
-                ProduceResult(
-                    codes.NONE,
-                    waiter.base_offset,
-                    waiter.append_time_ms,
-                    log_start_offset=start_offset,
-                    generation=self.generation,
-                )
-            )
-
-    def _expire(self, now: float) -> None:
-        """Answer the requests whose time is up: unknown, they may still commit (SAFETY 36)."""
-        waiting = [entry for entry in self._waiters if entry[2].deadline > now]
-        expired = [entry for entry in self._waiters if entry[2].deadline <= now]
-        waiting.sort()
-        self._waiters = waiting
-        self._expiry = min((entry[2].deadline for entry in waiting), default=float("inf"))
-        for _, _, waiter in sorted(expired):
-            waiter.answer(ProduceResult(codes.REQUEST_TIMED_OUT, message="not committed in time"))
+    def _acknowledge(self) -> None:
+        """Answer what is committed, or flushed by this leader where that is enough."""
+        replica = self.replica
+        flushed = {peer: flushed for peer, (_, flushed, _) in replica.progress().items()}
+        flushed[replica.node_id] = replica.flushed_offset
+        self._acknowledgements.answer(
+            hwm=replica.hwm,
+            leader_flushed=replica.flushed_offset,
+            flushed=flushed,
+            log_start_offset=self.start_offset,
+        )
 
     def _give_up_waiters(self, group_code: int, reason: str) -> None:
         """Leadership ended. Nobody is told "no" about a record that any log may hold."""
         group, self._group_waiters = self._group_waiters, []
         self._group = None
         self._group_sequences = {}
-        appended, self._waiters = sorted(self._waiters), []
-        self._expiry = float("inf")
         self.deletions.give_up()
         for _, waiter in group:
             waiter.answer(ProduceResult(group_code, message=reason))
-        for _, _, waiter in appended:
-            waiter.answer(ProduceResult(codes.REQUEST_TIMED_OUT, message=reason))
+        self._acknowledgements.give_up(reason)
 
     # -------------------------------------------------------------------------------------------- delete
 
@@ -488,8 +441,8 @@ class Partition:
         return self.has_started and self.broken is None
 
     def tick(self, now: float) -> None:
-        if self._expiry <= now:
-            self._expire(now)
+        if self._acknowledgements.expiry <= now:
+            self._acknowledgements.expire(now)
         self.deletions.expire(now)
         if self.replica.deadline <= now:
             self._feed(self.replica.tick)
@@ -499,6 +452,8 @@ class Partition:
 
     def flushed(self) -> None:
         self._feed(self.replica.flushed, self.log.flushed_offset)
+        if self.is_leader and self._acks_floor == "leader":
+            self._acknowledge()
 
     def saved(self, token: int) -> None:
         self._feed(self.replica.saved, token)
@@ -546,7 +501,7 @@ class Partition:
     def hwm_moved(self, hwm: int) -> None:
         self.log.committed(hwm)
         self.commit_timer.committed(hwm)
-        self._answer_committed()
+        self._acknowledge()
         self._wake_readers(hwm)
 
     def role_changed(self, role: Role, reason: str) -> None:

@@ -34,8 +34,10 @@ from rlog.wire.kafka._hot import (
     Reader,
     decode_fetch_request,
     decode_produce_request,
+    decode_rlog_produce_request,
     encode_fetch_response,
     encode_produce_response,
+    encode_rlog_produce_response,
     read_request_header,
 )
 from rlog.wire.kafka.api_versions import encode_api_versions_response
@@ -56,6 +58,7 @@ from rlog.wire.kafka.messages import (
     ListedPartition,
     MetadataResponse,
     PartitionMetadata,
+    PartitionReceipt,
     ProducedPartition,
     RequestHeader,
     TopicMetadata,
@@ -64,7 +67,9 @@ from rlog.wire.kafka.metadata import decode_metadata_request, encode_metadata_re
 
 T = TypeVar("T")
 PORT = 9092
-KINDS = apis.NAMES
+# A test about producing means both ways of it.
+KINDS = {**apis.NAMES, apis.RLOG_PRODUCE: apis.NAMES[apis.PRODUCE]}
+OF_KAFKA = tuple(api for api in apis.ADVERTISED if api.api_key < 32000)
 
 
 @dataclass
@@ -112,6 +117,7 @@ class FakeLog:
     leader: int = 1
     generation: int = 1
     start_offset: int = 0
+    append_time_ms: int = -1
     batches: list[tuple[int, bytes]] = field(default_factory=list)
     producers: ProducerTable = field(default_factory=ProducerTable)
     end_offset: int = 0
@@ -194,6 +200,7 @@ class FakeCluster:
         self.produced: list[tuple[int, int, int, int]] = []  # (node, producer id, sequence, count)
         self.producer_ids = iter(range(1000, 2000))
         self.cluster_id = "fake"
+        self.advertised = apis.ADVERTISED
 
     def treat(self, request: str, *treatments: Treatment, node: int | None = None) -> None:
         """What happens to the next requests of this kind, at any node or at one."""
@@ -329,7 +336,7 @@ class FakeConnection(asyncio.BufferedProtocol):
         correlation, version = header.correlation_id, header.api_version
         refused = treatment.code if isinstance(treatment, Refuse | Forget) else codes.NONE
         if header.api_key == apis.API_VERSIONS:
-            return encode_api_versions_response(correlation, version, apis.ADVERTISED, error=refused)
+            return encode_api_versions_response(correlation, version, self.cluster.advertised, error=refused)
         if header.api_key == apis.METADATA:
             topics = decode_metadata_request(reader, version).topics
             return encode_metadata_response(correlation, version, self.cluster.metadata(topics))
@@ -340,8 +347,8 @@ class FakeConnection(asyncio.BufferedProtocol):
             return encode_describe_node_response(correlation, {"node_id": self.node.node_id})
         if header.api_key == apis.LIST_OFFSETS:
             return self.list_offsets(correlation, version, reader, refused)
-        assert header.api_key == apis.PRODUCE
-        return self.produce(correlation, version, reader, treatment)
+        assert header.api_key in (apis.PRODUCE, apis.RLOG_PRODUCE)
+        return self.produce(header, reader, treatment)
 
     def log_of(self, topic: str, partition: int) -> tuple[FakeLog, int]:
         log = self.cluster.logs[topic, partition]
@@ -357,8 +364,11 @@ class FakeConnection(asyncio.BufferedProtocol):
             listed.append(ListedPartition(question.partition, refused or error, -1, offset, log.generation))
         return encode_list_offsets_response(correlation, version, [(topic, listed)])
 
-    def produce(self, correlation: int, version: int, reader: Reader, treatment: Treatment) -> list[Any]:
-        ((topic, (produced,)),) = decode_produce_request(reader, version).topics
+    def produce(self, header: RequestHeader, reader: Reader, treatment: Treatment) -> list[Any]:
+        is_rlog = header.api_key == apis.RLOG_PRODUCE
+        version = header.api_version
+        request = decode_rlog_produce_request(reader) if is_rlog else decode_produce_request(reader, version)
+        ((topic, (produced,)),) = request.topics
         assert produced.records is not None
         (info,) = check_client_batches(produced.records, batch_bytes_max=1 << 30)
         self.cluster.produced.append((self.node.node_id, info.producer_id, info.base_sequence, info.count))
@@ -370,8 +380,18 @@ class FakeConnection(asyncio.BufferedProtocol):
             error, base_offset = log.append(bytes(produced.records))
         if isinstance(treatment, Forget):
             error, base_offset = treatment.code, -1
-        answer = ProducedPartition(produced.partition, error, base_offset, -1, log.start_offset)
-        return encode_produce_response(correlation, version, [(topic, [answer])])
+        if request.acks == 0:
+            if error:
+                self.transport.abort()
+            return []
+        place = (produced.partition, error, base_offset)
+        if is_rlog:
+            receipt = PartitionReceipt(
+                *place, log.generation, log.append_time_ms, log.start_offset, "majority", (1, 2), "why"
+            )
+            return encode_rlog_produce_response(header.correlation_id, [(topic, [receipt])])
+        answer = ProducedPartition(*place, log.append_time_ms, log.start_offset)
+        return encode_produce_response(header.correlation_id, version, [(topic, [answer])])
 
     def fetch(self, header: RequestHeader, reader: Reader, treatment: Treatment) -> None:
         """A long poll: answers when something is there, the leader moved, or the wait is over."""

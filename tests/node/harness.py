@@ -14,8 +14,9 @@ import uvloop
 from rlog._core import BatchBuilder, Vfs, decode_values, iterate_batches
 from rlog.config import NodeConfig, PeerAddress, TopicConfig
 from rlog.errors import RlogError
+from rlog.node.acknowledgements import ProduceResult
 from rlog.node.node import Node
-from rlog.node.partition import Partition, ProduceResult
+from rlog.node.partition import Partition
 from rlog.node.production import open_env
 
 DEADLINE_S = 20.0
@@ -152,12 +153,12 @@ class Cluster:
 
 
 def send(
-    partition: Partition, records: bytes, *, timeout_s: float = DEADLINE_S
+    partition: Partition, records: bytes, *, acks: int = -1, timeout_s: float = DEADLINE_S
 ) -> "asyncio.Future[ProduceResult]":
     """Produce; the future is the answer."""
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[ProduceResult] = loop.create_future()
-    partition.produce(records, acks=-1, deadline=loop.time() + timeout_s, done=answer.set_result)
+    partition.produce(records, acks=acks, deadline=loop.time() + timeout_s, done=answer.set_result)
     return answer
 
 
