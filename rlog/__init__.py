@@ -14,9 +14,21 @@ if TYPE_CHECKING:
     from rlog.records import Receipt as Receipt
     from rlog.records import Record as Record
 
+    from . import sync as sync
+
 __version__ = "0.1.0"
 
-__all__ = ["Cluster", "Consumer", "Producer", "Receipt", "Record", "RlogError", "__version__", "connect"]
+__all__ = [
+    "Cluster",
+    "Consumer",
+    "Producer",
+    "Receipt",
+    "Record",
+    "RlogError",
+    "__version__",
+    "connect",
+    "sync",
+]
 
 _HOMES = {
     "Cluster": "rlog.client",
@@ -31,11 +43,13 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     """PEP 562: import on first use."""
+    from importlib import import_module
+
+    if name == "sync":
+        return import_module("rlog.sync")
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'rlog' has no attribute {name!r}")
-    from importlib import import_module
-
     value = globals()[name] = getattr(import_module(home), name)
     return value
 

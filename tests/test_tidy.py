@@ -22,6 +22,7 @@ LAYERS = {
     "log": {"log", "_core", "errors", "records"},
     "wire": {"wire", "raft", "_core", "errors", "records"},
     "client": {"client", "wire", "_core", "errors", "records", "rlog", "__version__"},
+    "sync": {"sync", "client", "errors", "records"},
     # What a node counts and says, and how that is shown; it is told, and asks nothing of who tells it.
     "observe": {"observe", "errors", "rlog", "__version__"},
     "node": {

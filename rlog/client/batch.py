@@ -79,9 +79,9 @@ class Batch:
         """Its fate, one of the two; once."""
         assert not self.is_resolved
         assert (receipt is None) != (error is None)
-        self.is_resolved = True
         self.receipt = receipt
         self.error = error
+        self.is_resolved = True  # last: other threads look at it (rlog.sync)
         self.builder = None
         self.data = b""
         waiters, self.waiters = self.waiters, []

@@ -85,8 +85,9 @@ class Consumer:
         self._reader: asyncio.Future[None] | None = None
         self._rest: list[Record] = []  # decoded for the iterator, reversed: the next one is last
         self._rest_cursor: Cursor | None = None
+        self._last_read: tuple[int, int] | None = None  # (partition, offset) from which it was read
         self._progress_ms: int | None = None
-        self.is_closed = False
+        self._is_closed = False
 
     async def __aenter__(self) -> Self:
         try:
@@ -124,6 +125,10 @@ class Consumer:
         self._router.listen(self)
         self._steer_soon()
 
+    @property
+    def is_closed(self) -> bool:
+        return self._is_closed
+
     def _check_open(self) -> None:
         if self.is_closed:
             raise ClientClosed("the consumer is closed; make a new one")
@@ -134,7 +139,7 @@ class Consumer:
             return
         if not self.is_closed:
             self._router.home.check()
-            self.is_closed = True
+            self._is_closed = True
             self._router.unlisten(self)
             if self._steering is not None:
                 self._steering.cancel()
@@ -148,11 +153,20 @@ class Consumer:
 
     async def __anext__(self) -> Record:
         """The next record, waiting for as long as it takes. Raises as `fetch` does."""
-        while not self._rest:
-            records = await self._fetch_records(None)
-            records.reverse()
-            self._rest = records
-        return self._rest.pop()
+        while (record := self.take_decoded()) is None:
+            await self.decode_more()
+        return record
+
+    def take_decoded(self) -> Record | None:
+        """The next record, if `decode_more` left one. This alone, of all reading, any thread may do."""
+        rest = self._rest
+        return rest.pop() if rest else None
+
+    async def decode_more(self) -> None:
+        """Wait for records to take, for as long as it takes. Raises as `fetch` does."""
+        records = await self._fetch_records(None)
+        records.reverse()
+        self._rest = records
 
     async def fetch(self, *, timeout_ms: int | None = None) -> list[Record]:
         """The next records, as many as one answer held; empty when none came in time.
@@ -164,6 +178,7 @@ class Consumer:
         if self._rest:
             records, self._rest = self._rest, []
             records.reverse()
+            self._last_read = (records[0].partition, records[0].offset)
             return records
         return await self._fetch_records(self._router.deadline(timeout_ms))
 
@@ -175,6 +190,11 @@ class Consumer:
         return await self._read(
             deadline, lambda _, data, position: decode_values(data, from_offset=position)[0]
         )
+
+    def unread(self) -> None:
+        """What the last `fetch` or `values` returned is fetched once more: nobody got it."""
+        if self._last_read is not None:
+            self.seek(*self._last_read)
 
     async def _fetch_records(self, deadline: float | None) -> list[Record]:
         def decode(cursor: Cursor, data: Buffer, position: int) -> list[Record]:
@@ -195,6 +215,7 @@ class Consumer:
                 self.seek(cursor.partition, position)  # so that it is fetched again, not skipped
                 raise
             if found:
+                self._last_read = (cursor.partition, position)
                 self._progress_ms = self._router.settings.wall_clock_ms()
                 return found
         return []
@@ -285,8 +306,9 @@ class Consumer:
     def pause(self, *partitions: int) -> None:
         """Return and fetch nothing more of these partitions, all when none is named, until `resume`."""
         for cursor in self._named(partitions):
-            if self._rest and self._rest_cursor is cursor:
-                self.seek(cursor.partition, self._rest[-1].offset)
+            offset = self._decoded_offset(cursor)
+            if offset is not None:
+                self.seek(cursor.partition, offset)
             cursor.is_paused = True
             self._forget_arrived(cursor)
 
@@ -316,9 +338,13 @@ class Consumer:
     def position(self, partition: int = 0) -> int | None:
         """The offset of the next record to be returned; None while the start is being looked up."""
         cursor = self._cursor(partition)
-        if self._rest and self._rest_cursor is cursor:
-            return self._rest[-1].offset
-        return cursor.position
+        offset = self._decoded_offset(cursor)
+        return cursor.position if offset is None else offset
+
+    def _decoded_offset(self, cursor: Cursor) -> int | None:
+        """Of the next record that is decoded already; another thread may take it meanwhile."""
+        next_one = self._rest[-1:] if self._rest_cursor is cursor else []
+        return next_one[0].offset if next_one else None
 
     @property
     def buffered_bytes(self) -> int:

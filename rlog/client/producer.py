@@ -59,6 +59,10 @@ class Producer:
         self._sticky_bytes = 0
 
     @property
+    def is_open(self) -> bool:
+        return self._state is State.OPEN
+
+    @property
     def is_closed(self) -> bool:
         return self._state is State.CLOSED
 
@@ -113,13 +117,7 @@ class Producer:
         Raises MessageTooLarge, UnknownPartition, ClientClosed, and DeadlineExceeded when memory stays full
         for the delivery timeout; in all these cases the record is not sent.
         """
-        size = RECORD_OVERHEAD_BYTES_MAX + len(value or b"") + len(key or b"")
-        if headers:
-            size += sum(len(name.encode()) + len(content or b"") + 10 for name, content in headers)
-        if size > self._settings.batch_bytes_max:
-            raise MessageTooLarge(
-                f"a record of {size} bytes exceeds batch_bytes_max={self._settings.batch_bytes_max}"
-            )
+        size = self.size_of(value, key, headers)
         queue = self._queue(self._choose(key, partition))
         if timestamp_ms is None:
             timestamp_ms = self._router.settings.wall_clock_ms()
@@ -148,6 +146,17 @@ class Producer:
         batch.buffered_bytes += size
         self._sticky_bytes += size
         return Ack(batch, index, timestamp_ms)
+
+    def size_of(self, value: bytes | None, key: bytes | None, headers: Headers) -> int:
+        """Bytes that a record is counted with. Raises MessageTooLarge for one that fits no batch."""
+        size = RECORD_OVERHEAD_BYTES_MAX + len(value or b"") + len(key or b"")
+        if headers:
+            size += sum(len(name.encode()) + len(content or b"") + 10 for name, content in headers)
+        if size > self._settings.batch_bytes_max:
+            raise MessageTooLarge(
+                f"a record of {size} bytes exceeds batch_bytes_max={self._settings.batch_bytes_max}"
+            )
+        return size
 
     async def send_many(
         self, values: Values, *, partition: int | None = None, timestamp_ms: int | None = None
@@ -207,14 +216,19 @@ class Producer:
 
     def _check_open(self) -> None:
         self._router.home.check()
+        self.check_takes(None)
+
+    def check_takes(self, partition: int | None) -> None:
+        """Raises ClientClosed when the producer is not open, UnknownPartition when there is no such one."""
         if self._state is not State.OPEN:
             raise ClientClosed(f"the producer is {self._state.value}")
+        if partition is not None and not 0 <= partition < self._partitions:
+            raise UnknownPartition(self.topic, partition, self._partitions)
 
     def _choose(self, key: bytes | None, partition: int | None) -> int:
-        self._check_open()
+        self._router.home.check()
+        self.check_takes(partition)
         if partition is not None:
-            if not 0 <= partition < self._partitions:
-                raise UnknownPartition(self.topic, partition, self._partitions)
             return partition
         if key is not None:
             return partition_of(key, self._partitions)

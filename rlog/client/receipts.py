@@ -68,9 +68,9 @@ class Ack:
     def done(self) -> bool:
         return self._batch.is_resolved
 
-    def __await__(self) -> Generator[object, None, Receipt]:
+    def result(self) -> Receipt:
+        """The receipt of an ack that is done; raises as awaiting it does."""
         batch = self._batch
-        yield from batch.__await__()
         answer = batch.result()
         return Receipt(
             batch.topic,
@@ -81,6 +81,10 @@ class Ack:
             answer.waited,
             timestamp_in(answer, self._timestamp_ms),
         )
+
+    def __await__(self) -> Generator[object, None, Receipt]:
+        yield from self._batch.__await__()
+        return self.result()
 
 
 class ListAck:
@@ -96,9 +100,8 @@ class ListAck:
     def done(self) -> bool:
         return all(batch.is_resolved for batch, _, _ in self._parts)
 
-    def __await__(self) -> Generator[object, None, ListReceipt]:
-        for batch, _, _ in self._parts:
-            yield from batch.__await__()
+    def result(self) -> ListReceipt:
+        """The receipt of an ack that is done; raises as awaiting it does."""
         errors = [error for batch, _, _ in self._parts if (error := batch.see_error()) is not None]
         if errors:
             raise errors[0]
@@ -114,6 +117,11 @@ class ListAck:
             min((each.waited for each in answers), key=STRENGTHS.index),
             timestamp_in(last, self._timestamp_ms),
         )
+
+    def __await__(self) -> Generator[object, None, ListReceipt]:
+        for batch, _, _ in self._parts:
+            yield from batch.__await__()
+        return self.result()
 
     def _spans(self) -> tuple[tuple[int, int], ...]:
         spans: list[tuple[int, int]] = []
