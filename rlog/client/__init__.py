@@ -9,6 +9,7 @@ consumer.py    reading, prefetch            fetcher.py         the long poll to 
 from rlog.client.cluster import Cluster, connect
 from rlog.client.consumer import Consumer
 from rlog.client.cursor import PartitionState
+from rlog.client.deletion import Below
 from rlog.client.descriptions import FollowerDescription, NodeDescription, ReplicaDescription
 from rlog.client.errors import (
     ClientClosed,
@@ -41,6 +42,7 @@ __all__ = [
     "Ack",
     "Acks",
     "At",
+    "Below",
     "ClientClosed",
     "ClientError",
     "Cluster",

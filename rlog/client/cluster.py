@@ -9,6 +9,7 @@ from typing import Self, cast
 from rlog.client.clock import wall_clock_ms as system_clock_ms
 from rlog.client.connection import Connection
 from rlog.client.consumer import Consumer, ConsumerSettings
+from rlog.client.deletion import Below, delete_records
 from rlog.client.descriptions import NodeDescription
 from rlog.client.errors import ClientClosed, ConnectionLost
 from rlog.client.metadata import ClusterMetadata, Node, PartitionInfo, view_of
@@ -253,6 +254,20 @@ class Cluster:
         router = self._open_router()
         deadline = router.deadline(timeout_ms)
         return (await list_offsets(router, topic, {partition: timestamp_ms}, deadline))[partition]
+
+    async def delete_records(
+        self, topic: str, below: Mapping[int, Below], *, timeout_ms: int | None = None
+    ) -> dict[int, int]:
+        """Delete the records below an offset, for each partition named; returns where each starts now.
+
+        below: by partition the first offset to keep, or "latest" for all that is committed. An offset that is
+        deleted already changes nothing. The partition starts there at once; room on the disks is freed by and
+        by. It returns when a majority has the new start on disk. Raises OffsetOutOfRange for an offset that
+        is not committed, ConfigurationError, UnsupportedNode, and as `start_offset`; then other partitions
+        named may be done.
+        """
+        router = self._open_router()
+        return await delete_records(router, topic, below, router.deadline(timeout_ms))
 
     async def describe_nodes(
         self, *, timeout_ms: int | None = None

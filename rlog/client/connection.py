@@ -31,6 +31,7 @@ SPOKEN: Final[dict[int, tuple[int, int]]] = {
     apis.FETCH: (4, 11),
     apis.LIST_OFFSETS: (1, 4),
     apis.METADATA: (1, 8),
+    apis.DELETE_RECORDS: (0, 1),
     apis.INIT_PRODUCER_ID: (0, 1),
     apis.DESCRIBE_NODE: (0, 0),
     apis.RLOG_PRODUCE: (0, 0),

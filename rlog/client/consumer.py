@@ -436,6 +436,8 @@ class Consumer:
             offset = await self._find(cursor, cursor.start, deadline)
             if cursor.version == version:
                 cursor.fetch_offset = cursor.position = offset
+                if cursor.start == "latest":
+                    cursor.end_offset = offset
             return
         start_offset = await self._find(cursor, "earliest", deadline)
         end_offset = await self._find(cursor, "latest", deadline)

@@ -125,7 +125,17 @@ class OutOfOrderSequence(DeliveryFailed):
 class OffsetOutOfRange(ClientError):
     """The asked offset is not in the log; what is there lies in [start_offset, end_offset)."""
 
-    def __init__(self, topic: str, partition: int, offset: int, start_offset: int, end_offset: int) -> None:
+    def __init__(
+        self,
+        topic: str,
+        partition: int,
+        offset: int,
+        start_offset: int,
+        end_offset: int,
+        *,
+        mend: str = "Seek to an offset in it, to 'earliest' or to 'latest', or choose "
+        "on_out_of_range='earliest' or 'latest'",
+    ) -> None:
         why = (
             "what came before the start was removed by retention or delete-records"
             if offset < start_offset
@@ -133,8 +143,7 @@ class OffsetOutOfRange(ClientError):
         )
         super().__init__(
             f"offset {offset} of {topic}-{partition} is not in the log, which holds {start_offset} to "
-            f"{end_offset}: {why}. Seek to an offset in it, to 'earliest' or to 'latest', or choose "
-            f"on_out_of_range='earliest' or 'latest'"
+            f"{end_offset}: {why}. {mend}"
         )
         self.topic = topic
         self.partition = partition

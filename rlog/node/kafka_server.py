@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from rlog.errors import ProtocolError
+from rlog.node.delete_records import handle_delete_records
 from rlog.node.fetch import handle_fetch
 from rlog.node.kafka_connection import Budget, Connection, Request
 from rlog.node.list_offsets import handle_list_offsets
@@ -31,6 +32,7 @@ HANDLERS: dict[int, Callable[[Request, Reader], None]] = {
     apis.METADATA: handle_metadata,
     apis.FIND_COORDINATOR: handle_find_coordinator,
     apis.JOIN_GROUP: handle_join_group,
+    apis.DELETE_RECORDS: handle_delete_records,
     apis.INIT_PRODUCER_ID: handle_init_producer_id,
     apis.RLOG_PRODUCE: handle_rlog_produce,
 }

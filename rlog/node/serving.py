@@ -47,6 +47,15 @@ class TimeAnswer(NamedTuple):
     next_offset: int = 0
 
 
+class DeleteOutcome(Protocol):
+    """How a deletion ended. error: a code. log_start: the first offset that is left, -1 on an error."""
+
+    @property
+    def error(self) -> int: ...
+    @property
+    def log_start(self) -> int: ...
+
+
 class Waiter(Protocol):
     """A callback that waits for the high-water mark. Cancelling a fired or cancelled one does nothing."""
 
@@ -87,6 +96,9 @@ class ServedPartition(Protocol):
 
     def find_time(self, timestamp_ms: int, start: int) -> TimeAnswer:
         """One step of the search for the first committed record at or past `start` that is that late."""
+
+    def delete_records(self, offset: int, *, deadline: float, done: Callable[[DeleteOutcome], None]) -> None:
+        """Delete what is below `offset`, -1: all that is committed. `done` and `deadline` as in `produce`."""
 
     def wait_hwm(self, above: int, callback: Callable[[], None]) -> Waiter:
         """`callback` is called once: when hwm > above, when leadership is lost, or when it is closed."""

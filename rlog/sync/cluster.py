@@ -6,6 +6,7 @@ from types import MappingProxyType, TracebackType
 from typing import Self
 
 from rlog.client import cluster as client
+from rlog.client.deletion import Below
 from rlog.client.descriptions import NodeDescription
 from rlog.client.errors import ClientClosed
 from rlog.client.metadata import ClusterMetadata, PartitionInfo
@@ -187,6 +188,15 @@ class Cluster:
         time: an aware datetime, or `At(timestamp_ms)`. Raises ConfigurationError, and as `start_offset`.
         """
         return self._entered().run(self._cluster.offset_at(topic, partition, time, timeout_ms=timeout_ms))
+
+    def delete_records(
+        self, topic: str, below: Mapping[int, Below], *, timeout_ms: int | None = None
+    ) -> dict[int, int]:
+        """Delete the records below an offset, for each partition named; returns where each starts now.
+
+        See `rlog.client.Cluster.delete_records`.
+        """
+        return self._entered().run(self._cluster.delete_records(topic, below, timeout_ms=timeout_ms))
 
     def describe_nodes(self, *, timeout_ms: int | None = None) -> dict[int, NodeDescription | RlogError]:
         """What each node says of itself, or, for one that does not, why. Raises DeadlineExceeded."""

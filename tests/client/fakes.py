@@ -41,6 +41,11 @@ from rlog.wire.kafka._hot import (
     read_request_header,
 )
 from rlog.wire.kafka.api_versions import encode_api_versions_response
+from rlog.wire.kafka.delete_records import (
+    HIGH_WATER_MARK,
+    decode_delete_records_request,
+    encode_delete_records_response,
+)
 from rlog.wire.kafka.describe_node import encode_describe_node_response
 from rlog.wire.kafka.init_producer_id import encode_init_producer_id_response
 from rlog.wire.kafka.list_offsets import (
@@ -51,6 +56,8 @@ from rlog.wire.kafka.list_offsets import (
 )
 from rlog.wire.kafka.messages import (
     Broker,
+    DeletedPartition,
+    DeleteRecordsPartition,
     FetchedPartition,
     FetchPartition,
     FetchResponse,
@@ -345,6 +352,8 @@ class FakeConnection(asyncio.BufferedProtocol):
             return encode_init_producer_id_response(correlation, answer)
         if header.api_key == apis.DESCRIBE_NODE:
             return encode_describe_node_response(correlation, {"node_id": self.node.node_id})
+        if header.api_key == apis.DELETE_RECORDS:
+            return self.delete_records(correlation, reader, treatment)
         if header.api_key == apis.LIST_OFFSETS:
             return self.list_offsets(correlation, version, reader, refused)
         assert header.api_key in (apis.PRODUCE, apis.RLOG_PRODUCE)
@@ -363,6 +372,22 @@ class FakeConnection(asyncio.BufferedProtocol):
             offset = log.offset_for(question.timestamp_ms)
             listed.append(ListedPartition(question.partition, refused or error, -1, offset, log.generation))
         return encode_list_offsets_response(correlation, version, [(topic, listed)])
+
+    def delete_records(self, correlation: int, reader: Reader, treatment: Treatment) -> list[Any]:
+        ((topic, asked),) = decode_delete_records_request(reader).topics
+        refused = treatment.code if isinstance(treatment, Refuse) else codes.NONE
+        deleted = [self.deleted(topic, each, refused) for each in asked]
+        return encode_delete_records_response(correlation, [(topic, deleted)])
+
+    def deleted(self, topic: str, asked: DeleteRecordsPartition, refused: int) -> DeletedPartition:
+        log, error = self.log_of(topic, asked.partition)
+        if not (refused or error) and asked.offset > log.end_offset:
+            error = codes.OFFSET_OUT_OF_RANGE
+        if refused or error:
+            return DeletedPartition(asked.partition, refused or error)
+        below = log.end_offset if asked.offset == HIGH_WATER_MARK else asked.offset
+        log.start_offset = max(log.start_offset, below)
+        return DeletedPartition(asked.partition, codes.NONE, log.start_offset)
 
     def produce(self, header: RequestHeader, reader: Reader, treatment: Treatment) -> list[Any]:
         is_rlog = header.api_key == apis.RLOG_PRODUCE

@@ -50,6 +50,12 @@ class Outcome:
 
 
 @dataclass
+class Deleted:
+    error: int
+    log_start: int = -1
+
+
+@dataclass
 class Waiter:
     above: int
     callback: Callable[[], None]
@@ -74,7 +80,7 @@ class FakePartition:
     holds: bool = False
     voters: list[int] = field(default_factory=lambda: [1, 2, 3])
     batches: list[tuple[int, int, bytes]] = field(default_factory=list)  # first offset, end, bytes
-    pending: list[tuple[Callable[[Outcome], None], Outcome]] = field(default_factory=list)
+    pending: list[tuple[Callable[[Any], None], Any]] = field(default_factory=list)
     waiters: list[Waiter] = field(default_factory=list)
     acks_seen: list[int] = field(default_factory=list)
     counters: PartitionCounters = field(default_factory=PartitionCounters)
@@ -143,6 +149,15 @@ class FakePartition:
                 found = find_time(data, timestamp_ms, start=start)
                 return TimeAnswer(codes.NONE, None if found is None else (*found, self.generation), end)
         return TimeAnswer(codes.NONE, None, self.hwm)
+
+    def delete_records(self, offset: int, *, deadline: float, done: Callable[[Deleted], None]) -> None:
+        """Held back as a produce is."""
+        if not self.is_leader:
+            done(Deleted(codes.NOT_LEADER_OR_FOLLOWER))
+            return
+        self.pending.append((done, Deleted(0, offset)))
+        if not self.holds:
+            self.commit()
 
     def wait_hwm(self, above: int, callback: Callable[[], None]) -> Waiter:
         waiter = Waiter(above, callback, self.waiters)

@@ -10,6 +10,7 @@ import io
 import typing
 from typing import Any
 
+import kafka.protocol.admin as kp_admin
 import kafka.protocol.consumer as kp_consumer
 import kafka.protocol.metadata as kp_metadata
 import kafka.protocol.producer as kp_producer
@@ -30,6 +31,7 @@ NAMES = {
     10: (kp_metadata, "FindCoordinator"),
     11: (kp_consumer, "JoinGroup"),
     18: (kp_metadata, "ApiVersions"),
+    21: (kp_admin, "DeleteRecords"),
     22: (kp_producer, "InitProducerId"),
 }
 

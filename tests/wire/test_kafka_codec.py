@@ -13,6 +13,9 @@ from rlog.wire.kafka.messages import (
     ApiVersionsRequest,
     ApiVersionsResponse,
     Broker,
+    DeletedPartition,
+    DeleteRecordsPartition,
+    DeleteRecordsRequest,
     FetchedPartition,
     FetchPartition,
     FetchRequest,
@@ -390,6 +393,31 @@ def test_list_offsets_response(oracle: Oracle, version: int) -> None:
     assert b"".join(kafka.encode_list_offsets_response(CORRELATION_ID, version, [("t", listed)])) == expected
     wanted = listed if version >= 4 else [p._replace(generation=-1) for p in listed]
     assert kafka.decode_list_offsets_response(expected[4:], version) == [("t", wanted)]
+
+
+@pytest.mark.parametrize("version", [0, 1])
+def test_delete_records(oracle: Oracle, version: int) -> None:
+    asked = [DeleteRecordsPartition(0, 2**40), DeleteRecordsPartition(1, kafka.HIGH_WATER_MARK)]
+    partitions = [{"partition_index": each.partition, "offset": each.offset} for each in asked]
+    plain = {"topics": [{"name": "t", "partitions": partitions}], "timeout_ms": 7}
+    expected = oracle("Request", 21, version, plain)
+    request = DeleteRecordsRequest([("t", asked)], 7)
+    ours = kafka.encode_delete_records_request(CORRELATION_ID, CLIENT_ID, request, version=version)
+    assert b"".join(ours) == expected
+    assert kafka.decode_delete_records_request(opened(expected, 21, version)) == request
+
+
+@pytest.mark.parametrize("version", [0, 1])
+def test_delete_records_response(oracle: Oracle, version: int) -> None:
+    deleted = [DeletedPartition(0, 0, 2**40), DeletedPartition(1, codes.OFFSET_OUT_OF_RANGE)]
+    partitions = [
+        {"partition_index": each.partition, "low_watermark": each.log_start_offset, "error_code": each.error}
+        for each in deleted
+    ]
+    plain = {"throttle_time_ms": 0, "topics": [{"name": "t", "partitions": partitions}]}
+    expected = oracle("Response", 21, version, plain)
+    assert b"".join(kafka.encode_delete_records_response(CORRELATION_ID, [("t", deleted)])) == expected
+    assert kafka.decode_delete_records_response(expected[4:]) == [("t", deleted)]
 
 
 @pytest.mark.parametrize("version", [0, 1])

@@ -14,6 +14,9 @@ from rlog.wire import kafka
 from rlog.wire.kafka import apis, codes
 from rlog.wire.kafka.messages import (
     Broker,
+    DeletedPartition,
+    DeleteRecordsPartition,
+    DeleteRecordsRequest,
     FetchedPartition,
     FetchPartition,
     FetchRequest,
@@ -34,6 +37,7 @@ Decode = Callable[[bytes], Any]
 
 FETCH = FetchRequest(1, 1, 1, [("topic", [FetchPartition(0, 9, 9, 9), FetchPartition(1, 9, 9)])])
 LIST = ListOffsetsRequest([("topic", [ListOffsetsPartition(0, -1), ListOffsetsPartition(1, -2)])])
+DELETE = DeleteRecordsRequest([("topic", [DeleteRecordsPartition(0, 9), DeleteRecordsPartition(1, -1)])], 9)
 METADATA = MetadataResponse(
     [Broker(1, "host", 9)],
     "cluster",
@@ -77,6 +81,11 @@ def cases() -> dict[str, tuple[Decode, bytes]]:
         listed = [("topic", [ListedPartition(0, 0, -1, 5, 1)])]
         answer = b"".join(kafka.encode_list_offsets_response(1, v, listed))[4:]
         found[f"listed {v}"] = (lambda f, v=v: kafka.decode_list_offsets_response(f, v), answer)
+    good = kafka.encode_delete_records_request(1, "me", DELETE)
+    found["delete"] = request_case(kafka.decode_delete_records_request, good)
+    deleted = [("topic", [DeletedPartition(0, 0, 5), DeletedPartition(1, 6)])]
+    answer = b"".join(kafka.encode_delete_records_response(1, deleted))[4:]
+    found["deleted"] = (kafka.decode_delete_records_response, answer)
     for v in (0, 8):
         good = kafka.encode_metadata_request(1, "me", ["one", "two"], version=v)
         found[f"metadata {v}"] = request_case(lambda r, v=v: kafka.decode_metadata_request(r, v), good)

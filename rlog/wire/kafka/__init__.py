@@ -33,6 +33,13 @@ from rlog.wire.kafka.api_versions import (
     encode_api_versions_request,
     encode_api_versions_response,
 )
+from rlog.wire.kafka.delete_records import (
+    HIGH_WATER_MARK,
+    decode_delete_records_request,
+    decode_delete_records_response,
+    encode_delete_records_request,
+    encode_delete_records_response,
+)
 from rlog.wire.kafka.describe_node import (
     decode_describe_node_request,
     decode_describe_node_response,
@@ -68,6 +75,7 @@ from rlog.wire.kafka.metadata import (
 
 __all__ = [
     "EARLIEST",
+    "HIGH_WATER_MARK",
     "LATEST",
     "FrameReceiver",
     "Reader",
@@ -75,6 +83,8 @@ __all__ = [
     "correlation_id",
     "decode_api_versions_request",
     "decode_api_versions_response",
+    "decode_delete_records_request",
+    "decode_delete_records_response",
     "decode_describe_node_request",
     "decode_describe_node_response",
     "decode_fetch_request",
@@ -93,6 +103,8 @@ __all__ = [
     "decode_rlog_produce_response",
     "encode_api_versions_request",
     "encode_api_versions_response",
+    "encode_delete_records_request",
+    "encode_delete_records_response",
     "encode_describe_node_request",
     "encode_describe_node_response",
     "encode_fetch_request",

@@ -19,6 +19,7 @@ METADATA: Final = 3
 FIND_COORDINATOR: Final = 10
 JOIN_GROUP: Final = 11
 API_VERSIONS: Final = 18
+DELETE_RECORDS: Final = 21
 INIT_PRODUCER_ID: Final = 22
 DESCRIBE_NODE: Final = 32001
 RLOG_PRODUCE: Final = 32002
@@ -31,6 +32,7 @@ ADVERTISED: Final[tuple[ApiVersion, ...]] = (
     ApiVersion(FIND_COORDINATOR, 0, 2),
     ApiVersion(JOIN_GROUP, 0, 0),
     ApiVersion(API_VERSIONS, 0, 3),
+    ApiVersion(DELETE_RECORDS, 0, 1),
     ApiVersion(INIT_PRODUCER_ID, 0, 1),
     ApiVersion(DESCRIBE_NODE, 0, 0),
     ApiVersion(RLOG_PRODUCE, 0, 0),
@@ -50,6 +52,7 @@ NAMES: Final[dict[int, str]] = {
     FIND_COORDINATOR: "FindCoordinator",
     JOIN_GROUP: "JoinGroup",
     API_VERSIONS: "ApiVersions",
+    DELETE_RECORDS: "DeleteRecords",
     INIT_PRODUCER_ID: "InitProducerId",
     DESCRIBE_NODE: "DescribeNode",
     RLOG_PRODUCE: "RlogProduce",
@@ -62,6 +65,7 @@ CLIENT_VERSIONS: Final[dict[int, int]] = {
     LIST_OFFSETS: 4,
     METADATA: 8,
     API_VERSIONS: 2,
+    DELETE_RECORDS: 1,
     INIT_PRODUCER_ID: 1,
     DESCRIBE_NODE: 0,
     RLOG_PRODUCE: 0,

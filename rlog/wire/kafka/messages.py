@@ -180,6 +180,28 @@ class ListedPartition(NamedTuple):
     generation: int = -1
 
 
+class DeleteRecordsPartition(NamedTuple):
+    """offset: the records below it go; -1 for all that is committed."""
+
+    partition: int
+    offset: int
+
+
+class DeleteRecordsRequest(NamedTuple):
+    """timeout_ms: how long the client will wait."""
+
+    topics: Sequence[tuple[str, Sequence[DeleteRecordsPartition]]]
+    timeout_ms: int
+
+
+class DeletedPartition(NamedTuple):
+    """log_start_offset: the first offset that is left (the schema's "low watermark"); -1 on an error."""
+
+    partition: int
+    error: int
+    log_start_offset: int = -1
+
+
 class InitProducerIdRequest(NamedTuple):
     transactional_id: str | None = None
     transaction_timeout_ms: int = 2**31 - 1
