@@ -1,6 +1,7 @@
 """Types of the hot part of the Kafka protocol. Buffers are big-endian; ProtocolError is in rlog.errors."""
 
 from collections.abc import Sequence
+from typing import final
 
 from rlog.wire.kafka.messages import (
     Buffer,
@@ -12,6 +13,7 @@ from rlog.wire.kafka.messages import (
     RequestHeader,
 )
 
+@final
 class Reader:
     """Every method advances, and raises ProtocolError when the frame is too short or the value impossible."""
 
@@ -35,6 +37,7 @@ class Reader:
     def skip_tagged_fields(self) -> int: ...
     def end(self) -> int: ...
 
+@final
 class Writer:
     """Numbers out of range raise OverflowError. `frame()` ends it."""
 
@@ -51,6 +54,7 @@ class Writer:
     def sections(self, buffers: Sequence[Buffer]) -> int: ...
     def frame(self) -> list[Buffer]: ...
 
+@final
 class FrameReceiver:
     """See rlog/wire/kafka/_primitives.pxi. size_max: largest frame accepted, in bytes."""
 
