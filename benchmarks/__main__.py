@@ -1,4 +1,7 @@
-"""`python -m benchmarks [--json]`: the floor benchmark: what was measured, on what, and how durable."""
+"""`python -m benchmarks [--json]`: the floor benchmark: what was measured, on what, and how durable.
+
+`python -m benchmarks embedded [--json]`: the embedded log beside other stores (embedded.py).
+"""
 
 import asyncio
 import json
@@ -21,7 +24,7 @@ NODES = 3
 DURABILITY = "each acknowledgement: fdatasync completed on a majority of 3 nodes"
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @click.option("--records", default=2_000_000, show_default=True, help="Records of each throughput run.")
 @click.option("--latency-records", default=2_000, show_default=True, help="Records of each latency run.")
 @click.option(
@@ -29,14 +32,31 @@ DURABILITY = "each acknowledgement: fdatasync completed on a majority of 3 nodes
 )
 @click.option("--data", default="/var/tmp", show_default=True, help="Where to store; on the disk to measure.")
 @click.option("--json", "as_json", is_flag=True)
-def main(records: int, latency_records: int, runs: int, data: str, as_json: bool) -> None:
+@click.pass_context
+def main(
+    context: click.Context, records: int, latency_records: int, runs: int, data: str, as_json: bool
+) -> None:
     """Commit throughput and depth-one latency, beside what the disk can do."""
+    if context.invoked_subcommand is not None:
+        return
     with errors_as_exits(), tempfile.TemporaryDirectory(prefix="rlog-bench-", dir=data) as name:
         report = bench(Path(name), records=records, latency_records=latency_records, runs=runs)
     if as_json:
         click.echo(json.dumps(report, indent=2))
     else:
         show(report)
+
+
+@main.command("embedded")
+@click.option("--rounds", default=7, show_default=True, type=click.IntRange(1), help="Medians are over them.")
+@click.option("--data", default="/var/tmp", show_default=True, help="Where to store; on the disk to measure.")
+@click.option("--json", "as_json", is_flag=True)
+def embedded(rounds: int, data: str, as_json: bool) -> None:
+    """Durable appends and scans of rlog.open, SQLite, LMDB and RocksDB, beside what the disk can do."""
+    from benchmarks.embedded import bench, show  # needs the extra `bench`
+
+    with errors_as_exits(), tempfile.TemporaryDirectory(prefix="rlog-bench-", dir=data) as name:
+        show(bench(Path(name), rounds=rounds), as_json=as_json)
 
 
 def bench(directory: Path, *, records: int, latency_records: int, runs: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`python -m examples`: run every example, the README's too, against three nodes; 1 when one fails."""
+"""`python -m examples`: run every example, those of the README too, against three nodes; 1 when one fails."""
 
 import os
 import re
@@ -14,11 +14,13 @@ HERE = Path(__file__).parent
 
 
 def programs(directory: Path, bootstrap: str) -> list[Path]:
-    """The examples beside this file, and the Python block of the README with this cluster's address."""
-    readme = directory / "readme.py"
-    (block,) = re.findall(r"```python\n(.*?)```", (HERE.parent / "README.md").read_text(), flags=re.DOTALL)
-    readme.write_text(block.replace("127.0.0.1:9092", bootstrap))
-    return [*sorted(HERE.glob("[!_]*.py")), *sorted(HERE.glob("*.sh")), readme]
+    """The examples beside this file, and the Python blocks of the README with this cluster's address."""
+    blocks = re.findall(r"```python\n(.*?)```", (HERE.parent / "README.md").read_text(), flags=re.DOTALL)
+    readme = []
+    for number, block in enumerate(blocks, start=1):
+        readme.append(directory / f"readme-{number}.py")
+        readme[-1].write_text(block.replace("127.0.0.1:9092", bootstrap))
+    return [*sorted(HERE.glob("[!_]*.py")), *sorted(HERE.glob("*.sh")), *readme]
 
 
 def main() -> int:
@@ -34,6 +36,7 @@ def main() -> int:
             program = ["sh"] if path.suffix == ".sh" else [sys.executable]
             done = subprocess.run(
                 [*program, str(path), cluster.bootstrap, cluster.admin],
+                cwd=directory,  # what they store is theirs
                 timeout=TIMEOUT_S,
                 env={**os.environ, "RLOG": str(Path(sys.executable).with_name("rlog"))},
                 check=False,

@@ -10,6 +10,11 @@ if TYPE_CHECKING:
     from rlog.client import Consumer as Consumer
     from rlog.client import Producer as Producer
     from rlog.client import connect as connect
+    from rlog.embedded import AsyncLog as AsyncLog
+    from rlog.embedded import Log as Log
+    from rlog.embedded import NewRecord as NewRecord
+    from rlog.embedded import open as open
+    from rlog.embedded import open_async as open_async
     from rlog.errors import RlogError as RlogError
     from rlog.records import Receipt as Receipt
     from rlog.records import Record as Record
@@ -19,22 +24,32 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AsyncLog",
     "Cluster",
     "Consumer",
+    "Log",
+    "NewRecord",
     "Producer",
     "Receipt",
     "Record",
     "RlogError",
     "__version__",
     "connect",
+    "open",
+    "open_async",
     "sync",
 ]
 
 _HOMES = {
+    "AsyncLog": "rlog.embedded",
     "Cluster": "rlog.client",
     "Consumer": "rlog.client",
     "Producer": "rlog.client",
     "connect": "rlog.client",
+    "Log": "rlog.embedded",
+    "NewRecord": "rlog.embedded",
+    "open": "rlog.embedded",
+    "open_async": "rlog.embedded",
     "RlogError": "rlog.errors",
     "Receipt": "rlog.records",
     "Record": "rlog.records",

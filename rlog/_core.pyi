@@ -213,6 +213,12 @@ class Span:
 
         Raises CorruptBatch; its `position` is that of the bad batch. Empty data is refused.
         """
+    @staticmethod
+    def of_builder(builder: BatchBuilder, base_offset: int, generation: int) -> Span:
+        """End `builder`, and stamp its batch in place: a span of this one batch, without a copy.
+
+        Raises ValueError as BatchBuilder.build() does, and when offsets are exhausted.
+        """
     def slice(self, start: int, end: int | None = None, bytes_max: int | None = None) -> memoryview:
         """Whole batches from the one that contains `start` up to the last that ends at or below `end`.
 
@@ -306,6 +312,8 @@ class File:
     def size(self) -> int: ...
     def fallocate(self, length: int) -> None: ...
     def close(self) -> None: ...
+    def unlock(self) -> None:
+        """Close a file that Vfs.lock() opened, and end its lock, whoever has inherited the descriptor."""
 
 @final
 class DiskJob:

@@ -73,6 +73,10 @@ class ForkedProcess(RlogError):
     """An object was used in a child made by fork: open a new one there; the old one is the parent's."""
 
 
+class WrongLoop(RlogError):
+    """An asyncio object was used outside the event loop on which it was opened; nothing was done."""
+
+
 class OffsetConflict(RlogError):
     """The log does not end where the caller expected: somebody else appended. Read on from `actual`.
 
@@ -83,6 +87,20 @@ class OffsetConflict(RlogError):
         super().__init__(message)
         self.expected = expected
         self.actual = actual
+
+
+class OffsetOutOfRange(RlogError):
+    """The asked offset is not in the log; what is there lies in [start_offset, end_offset)."""
+
+    def __init__(self, message: str, *, offset: int, start_offset: int, end_offset: int) -> None:
+        super().__init__(message)
+        self.offset = offset
+        self.start_offset = start_offset
+        self.end_offset = end_offset
+
+
+class LogClosed(RlogError):
+    """The log was closed: open it again."""
 
 
 class OutOfOrder(RlogError):
@@ -113,8 +131,8 @@ class StorageFailed(RlogError):
 
     outcome: Outcome = "unknown"
 
-    def __init__(self, message: str, *, errno: int) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, *, errno: int, outcome: Outcome | None = None) -> None:
+        super().__init__(message, outcome=outcome)
         self.errno = errno
 
 

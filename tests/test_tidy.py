@@ -21,7 +21,8 @@ LAYERS = {
     "raft": {"raft", "errors"},
     "log": {"log", "_core", "errors", "records"},
     "wire": {"wire", "raft", "_core", "errors", "records"},
-    "client": {"client", "wire", "_core", "errors", "records", "rlog", "__version__"},
+    "embedded": {"embedded", "log", "_core", "clock", "errors", "records"},
+    "client": {"client", "wire", "_core", "clock", "errors", "records", "rlog", "__version__"},
     "sync": {"sync", "client", "errors", "records"},
     # What a node counts and says, and how that is shown; it is told, and asks nothing of who tells it.
     "observe": {"observe", "errors", "rlog", "__version__"},
@@ -87,7 +88,7 @@ NODE_MAY_NOT_IMPORT = {
 PRODUCTION = ROOT / "rlog/node/production.py"
 # Looks at the real file system before a real node opens it.
 DIRECTORY = ROOT / "rlog/log/directory.py"
-WALL_CLOCKS = {PRODUCTION, ROOT / "rlog/client/clock.py"}
+WALL_CLOCKS = {PRODUCTION, ROOT / "rlog/clock.py"}
 
 
 def name_of(path: Path) -> str:

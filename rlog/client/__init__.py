@@ -33,10 +33,10 @@ from rlog.client.metadata import ClusterMetadata, Node, PartitionInfo
 from rlog.client.options import Acks
 from rlog.client.positions import At, OffsetRange, OutOfRangePolicy, Start, Time
 from rlog.client.producer import Producer
-from rlog.client.receipts import Ack, ListAck, ListReceipt
+from rlog.client.receipts import Ack, ListAck
 from rlog.client.settings import Compression
 from rlog.errors import ForkedProcess
-from rlog.records import Receipt, Record
+from rlog.records import ListReceipt, Receipt, Record
 
 __all__ = [
     "Ack",

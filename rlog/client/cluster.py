@@ -6,7 +6,6 @@ from random import Random
 from types import MappingProxyType, TracebackType
 from typing import Self, cast
 
-from rlog.client.clock import wall_clock_ms as system_clock_ms
 from rlog.client.connection import Connection
 from rlog.client.consumer import Consumer, ConsumerSettings
 from rlog.client.deletion import Below, delete_records
@@ -25,6 +24,7 @@ from rlog.client.positions import OffsetRange, OutOfRangePolicy, Start, Time, ti
 from rlog.client.producer import Producer
 from rlog.client.router import CONTROL, Router
 from rlog.client.settings import Address, ClientSettings, Compression, parse_bootstrap
+from rlog.clock import wall_clock_ms as system_clock_ms
 from rlog.errors import RlogError
 from rlog.wire.kafka import apis
 from rlog.wire.kafka.describe_node import decode_describe_node_response, encode_describe_node_request

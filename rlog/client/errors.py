@@ -5,6 +5,7 @@
 `__cause__` of a `DeadlineExceeded` or `DeliveryFailed`.
 """
 
+from rlog import errors
 from rlog.errors import Outcome, RlogError
 from rlog.wire.kafka.codes import name_of
 
@@ -17,7 +18,7 @@ class ClientClosed(ClientError):
     """The cluster, producer or consumer was closed before the operation ended; open a new one."""
 
 
-class WrongLoop(ClientError):
+class WrongLoop(ClientError, errors.WrongLoop):
     """The client was used outside the event loop on which it was connected.
 
     From another thread, use `asyncio.run_coroutine_threadsafe(..., loop)`; in another loop, connect again.
@@ -122,8 +123,8 @@ class OutOfOrderSequence(DeliveryFailed):
     """The leader misses batches that it had acknowledged to this producer: report it, records may be lost."""
 
 
-class OffsetOutOfRange(ClientError):
-    """The asked offset is not in the log; what is there lies in [start_offset, end_offset)."""
+class OffsetOutOfRange(ClientError, errors.OffsetOutOfRange):
+    """The asked offset is not in the partition; what is there lies in [start_offset, end_offset)."""
 
     def __init__(
         self,
@@ -141,12 +142,13 @@ class OffsetOutOfRange(ClientError):
             if offset < start_offset
             else "nothing was written there yet, or it was never committed"
         )
-        super().__init__(
+        errors.OffsetOutOfRange.__init__(
+            self,
             f"offset {offset} of {topic}-{partition} is not in the log, which holds {start_offset} to "
-            f"{end_offset}: {why}. {mend}"
+            f"{end_offset}: {why}. {mend}",
+            offset=offset,
+            start_offset=start_offset,
+            end_offset=end_offset,
         )
         self.topic = topic
         self.partition = partition
-        self.offset = offset
-        self.start_offset = start_offset
-        self.end_offset = end_offset

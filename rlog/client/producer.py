@@ -6,7 +6,7 @@ Awaiting it is the backpressure. What it gives back is awaited for the receipt.
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from enum import Enum
 from types import TracebackType
 from typing import Final, Self
@@ -24,10 +24,10 @@ from rlog.client.producer_id import ProducerId, draw_producer_id
 from rlog.client.receipts import Ack, ListAck
 from rlog.client.router import Router
 from rlog.errors import BatchTooLarge
+from rlog.records import Headers
 from rlog.wire.kafka._hot import partition_of
 
 Values = list[bytes] | tuple[bytes, ...]
-Headers = Sequence[tuple[str, bytes | None]]
 
 # Framing of one record at most: five varints of up to five bytes, one of up to ten, one byte of attributes.
 RECORD_OVERHEAD_BYTES_MAX: Final = 36

@@ -1,52 +1,14 @@
 """What a producer gives back: an ack to await, and the receipt that it becomes."""
 
-from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Sequence
 from typing import Final
 
 from rlog.client.batch import Batch
-from rlog.records import Receipt, Waited
+from rlog.records import ListReceipt, Receipt, Waited
 from rlog.wire.kafka.messages import PartitionReceipt
 
 # What an acknowledgement waited for, the weakest first.
 STRENGTHS: Final[tuple[Waited, ...]] = ("none", "leader", "majority")
-
-
-@dataclass(frozen=True, slots=True)
-class ListReceipt:
-    """What is known of all records of one `send_many`; they may have travelled in several batches.
-
-    spans: (first offset, count) for each run of consecutive offsets, in the order of the list. An offset is
-    -1 when nobody waited for it (acks="none"), or when the node recognised a repeated batch but no longer
-    knew where the first one is.
-    generation: of the leader that took the last of them. flushed_by: the nodes known to have all of them on
-    disk. waited: the least that an acknowledgement waited for. timestamp_ms: of the last one. All these as in
-    `Receipt`.
-    """
-
-    topic: str
-    partition: int
-    count: int
-    spans: tuple[tuple[int, int], ...]
-    generation: int = -1
-    flushed_by: tuple[int, ...] = ()
-    waited: Waited = "majority"
-    timestamp_ms: int = -1
-
-    @property
-    def first_offset(self) -> int:
-        return self.spans[0][0]
-
-    @property
-    def last_offset(self) -> int:
-        """-1 when it is not known."""
-        offset, count = self.spans[-1]
-        return offset + count - 1 if offset >= 0 else -1
-
-    def offsets(self) -> Iterator[int]:
-        """The offset of each record, in the order of the list; -1 for one that is not known."""
-        for offset, count in self.spans:
-            yield from range(offset, offset + count) if offset >= 0 else [-1] * count
 
 
 class Ack:

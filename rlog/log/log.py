@@ -568,6 +568,11 @@ class PartitionLog:
         segments = self._segments[self._reader.place_of(start) :]
         return search_interval(self._walk, segments, timestamp_ms, start, min(end_max, self.end_offset))
 
+    def locate(self, offset: int) -> tuple[Segment, int, int]:
+        """(segment, offset, position) of a batch at or a little before the record at `offset`, for a reader
+        with descriptors of its own. The log has such a record."""
+        return self._reader.locate(offset)
+
     def _walk(self, start: int, bytes_max: int, end_max: int) -> Iterator[tuple[memoryview, int]]:
         """(batches, their end offset) from `start` on."""
         if not self.base_offset <= start <= self.end_offset:

@@ -78,6 +78,12 @@ class Reader:
         """Index of the segment that holds the record at `offset`."""
         return bisect_right(self._segments, offset, key=lambda segment: segment.base_offset) - 1
 
+    def locate(self, offset: int) -> tuple[Segment, int, int]:
+        """(segment, offset, position) of a batch at or a little before the record at `offset`."""
+        segment = self._segments[self.place_of(offset)]
+        batch_offset, position = segment.index.find(offset) or (segment.base_offset, 0)
+        return segment, batch_offset, position
+
     def position_of(self, offset: int) -> int:
         """Where in its segment the batch that starts at boundary `offset` lies.
 
@@ -158,7 +164,7 @@ class Reader:
             segment = self._open_segment_of(start)
             end_max = min(end_max, segment.end_offset)
             end_max = min(end_max, self._generations.run_end(start, end_max))
-            offset, position = segment.index.find(start) or (segment.base_offset, 0)
+            _, offset, position = self.locate(start)
             length = bytes_max + self._index_interval_bytes
             while True:
                 length = min(length, segment.fill - position)

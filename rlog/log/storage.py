@@ -1,7 +1,7 @@
 """One data directory: its lock, its format, meta, watermarks and the logs of its partitions.
 
     lock                       held by the one process that uses the directory (SAFETY 50)
-    format                     "rlog data directory", and the format's number (SAFETY 49)
+    format                     "rlog data directory", the format's number, and whose it is (SAFETY 49)
     meta.a meta.b              votes, generation starts, cuts, pins … (meta.py)
     watermarks                 how far each log is known to be flushed (watermarks.py)
     partitions/<topic>-<n>/    segments, their index files (segment.py), an anchor (anchor.py)
@@ -11,10 +11,12 @@ with the next incarnation and what was found, repair the logs, new watermarks. E
 interrupted; the next opening then finds the same or less to do.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from hashlib import sha256
 from random import Random
+from typing import Final, Literal, get_args
 
 from rlog._core import DiskJob, File, Vfs, iterate_batches
 from rlog.errors import CorruptLog, DataDirectoryError, StorageFailed
@@ -28,9 +30,13 @@ from rlog.log.watermarks import SLOT_BYTES, Watermarks, decode_slot, encode_slot
 
 __all__ = ["LogSettings", "Storage", "partition_digest", "read_partition"]
 
-FORMAT_TEXT = "rlog data directory\nformat "
+FORMAT_TEXT = re.compile(r"rlog data directory\nformat ([0-9]+)\n(.*)", re.DOTALL)
 FORMAT = 1
 PARTITIONS = "partitions"
+
+Kind = Literal["a cluster node", "an embedded log"]
+NODE: Final = "a cluster node"
+EMBEDDED: Final = "an embedded log"
 
 
 class Storage:
@@ -58,10 +64,12 @@ class Storage:
         random: Random,
         partitions: Sequence[str],
         settings: LogSettings | None = None,
+        kind: Kind = NODE,
     ) -> "Storage":
         """Open (or create) `directory` for these partitions; others that it holds are left alone. Blocking.
 
-        Raises DataDirectoryError: in use, foreign, of a newer version, damaged meta, or not accessible.
+        Raises DataDirectoryError: in use, foreign, of another kind or a newer version, damaged meta, or not
+        accessible.
         Rot of one partition does not raise: it sets that log's `damage`.
         """
         settings = settings or LogSettings()
@@ -69,6 +77,7 @@ class Storage:
             _make_directory(vfs, directory)
             lock = _take_lock(vfs, directory)
             try:
+                _check_format(vfs, directory, random, settings, kind)
                 return _open_locked(vfs, directory, lock, random, partitions, settings)
             except BaseException:
                 lock.close()
@@ -106,11 +115,20 @@ class Storage:
         try:
             self._close_clean()
         finally:
-            for log in self.logs.values():
-                log.close()
-            self.meta.close()
-            self._watermarks.close()
-            self._lock.close()
+            self._close_files()
+            self._lock.unlock()
+
+    def abandon(self) -> None:
+        """Close every descriptor and write nothing, as if the process had ended; what a forked child does
+        with the copies that it has, for which the lock is not its own to give up. Idempotent."""
+        self._close_files()
+        self._lock.close()
+
+    def _close_files(self) -> None:
+        for log in self.logs.values():
+            log.close()
+        self.meta.close()
+        self._watermarks.close()
 
     def _close_clean(self) -> None:
         self.meta.flush()
@@ -154,7 +172,6 @@ def _take_lock(vfs: Vfs, directory: str) -> File:
 def _open_locked(
     vfs: Vfs, directory: str, lock: File, random: Random, partitions: Sequence[str], settings: LogSettings
 ) -> Storage:
-    _check_format(vfs, directory, random, settings)
     meta = Meta.load(vfs, directory, bytes_max=settings.meta_bytes_max)
     slots = Watermarks.load(vfs, directory)
     found = _examine(vfs, directory, meta, slots, partitions, settings)
@@ -180,22 +197,27 @@ def _open_locked(
     return storage
 
 
-def _check_format(vfs: Vfs, directory: str, random: Random, settings: LogSettings) -> None:
-    """Accept a directory of this format, make a new one of an empty one, refuse everything else."""
+def _check_format(vfs: Vfs, directory: str, random: Random, settings: LogSettings, kind: Kind) -> None:
+    """Accept a directory of this format and kind, make a new one of an empty one, refuse everything else."""
     names = vfs.listdir(directory)
     if "format" in names:
         file = vfs.open(f"{directory}/format")
         text = file.pread(4096, 0).decode("utf-8", "replace")
         file.close()
-        number = text.removeprefix(FORMAT_TEXT).strip()
-        if not text.startswith(FORMAT_TEXT) or not number.isdecimal():
+        match = FORMAT_TEXT.fullmatch(text)
+        if match is not None and int(match[1]) != FORMAT:
+            raise DataDirectoryError(
+                f"{directory} has format {match[1]}; this rlog reads format {FORMAT}: "
+                "use the rlog that wrote it"
+            )
+        found = match[2].strip().removeprefix("of ") if match is not None else ""
+        if found not in get_args(Kind):
             raise DataDirectoryError(
                 f"{directory}/format is not that of an rlog data directory: name another directory"
             )
-        if int(number) != FORMAT:
+        if found != kind:
             raise DataDirectoryError(
-                f"{directory} has format {number}; this rlog reads format {FORMAT}: "
-                "use the rlog that wrote it"
+                f"{directory} is the data directory of {found}, not of {kind}: name another directory"
             )
         return
     # What a first opening may leave behind when interrupted; it wrote `format` last, before any partition.
@@ -210,7 +232,7 @@ def _check_format(vfs: Vfs, directory: str, random: Random, settings: LogSetting
     file = File(vfs, f"{directory}/format.tmp")
     job = DiskJob(vfs)
     job.create(file)
-    job.write(file, 0, [f"{FORMAT_TEXT}{FORMAT}\n".encode()])
+    job.write(file, 0, [f"rlog data directory\nformat {FORMAT}\nof {kind}\n".encode()])
     job.fsync(file)
     job.rename(f"{directory}/format.tmp", f"{directory}/format")
     job.fsync_dir(directory)

@@ -29,6 +29,9 @@ cdef extern from "<pthread.h>" nogil:
     int pthread_cond_signal(pthread_cond_t* condition)
     int pthread_cond_broadcast(pthread_cond_t* condition)
 
+cdef extern from "<unistd.h>" nogil:
+    int getpid()
+
 cdef extern from "<sys/eventfd.h>" nogil:
     int eventfd(unsigned int value, int flags)
     int eventfd_read(int fd, uint64_t* value)
@@ -425,17 +428,20 @@ cdef class DiskPool:
     """Threads that run disk jobs and never take the GIL; `fileno()` becomes readable when jobs completed.
 
     threads: how many jobs run at once. queued_jobs_max: how many more may wait; `submit` refuses beyond.
+    A forked child has the object but not the threads: there it takes no job, and its end waits for nobody.
     """
 
     cdef PoolState state
     cdef pthread_t* threads
     cdef int thread_count
+    cdef int process_id         # of the process that has the threads
     cdef readonly int pending   # submitted and not drained yet
 
     def __cinit__(self, int threads=2, *, int queued_jobs_max=4096):
         if threads < 1 or queued_jobs_max < 1:
             raise ValueError("threads and queued_jobs_max must be at least 1")
         self.state.event_fd = -1
+        self.process_id = getpid()
         pthread_mutex_init(&self.state.mutex, NULL)
         pthread_cond_init(&self.state.work, NULL)
         self.state.capacity = queued_jobs_max
@@ -454,6 +460,8 @@ cdef class DiskPool:
             self.thread_count += 1
 
     def __dealloc__(self):
+        if getpid() != self.process_id:
+            return              # the mutex may be locked for ever here; what is lost ends with this process
         self._stop()
         for job in self._take():
             del job
@@ -473,6 +481,8 @@ cdef class DiskPool:
         cdef bint full, closing
         if job.submitted or job.state.next_operation or job.state.error:
             raise RuntimeError("a job runs once")
+        if getpid() != self.process_id:
+            raise RuntimeError("the threads of this disk pool are in another process, of which this is a fork")
         # The GIL may be held over the mutex: no holder of the mutex ever waits for the GIL.
         pthread_mutex_lock(&pool.mutex)
         full = pool.count == pool.capacity
@@ -532,4 +542,5 @@ cdef class DiskPool:
 
     def close(self):
         """Finish what is queued and end the threads. `drain()` still gives the completions. Idempotent."""
-        self._stop()
+        if getpid() == self.process_id:
+            self._stop()

@@ -1,8 +1,8 @@
 # Spans: stamped batches of one generation with dense offsets, in one piece of memory that never changes.
 #
-# SpanMemory owns the bytes and the table of batch ends. A Span is a window of whole batches on it, so that a
-# suffix costs nothing, and an export keeps Span and memory alive. The bytes are written once, by SpanBuilder
-# or Span.parse, before the first Span on them exists.
+# SpanMemory owns the bytes and the table of batch ends; a batch that was built here is taken over as it is. A Span is a window of whole batches on it, so that a
+# suffix costs nothing, and an export keeps Span and memory alive. The bytes are written once, by SpanBuilder,
+# Span.of_builder or Span.parse, before the first Span on them exists.
 
 cdef enum:
     START_SIZE = 81     # of the whole batch
@@ -30,9 +30,11 @@ cdef class SpanMemory:
     cdef BatchEnd* ends
     cdef int64_t count
     cdef int64_t ends_capacity
+    cdef bytes owner        # of the bytes; None: they are ours to free
 
     def __dealloc__(self):
-        free(self.data)
+        if self.owner is None:
+            free(self.data)
         free(self.ends)
 
     cdef int reserve(self, int64_t more) except -1:
@@ -92,7 +94,7 @@ cdef class Span:
         self.memory = NO_MEMORY     # so that even a Span.__new__(Span) has memory to look at: none
 
     def __init__(self):
-        raise TypeError("a Span is made by SpanBuilder.build() or Span.parse()")
+        raise TypeError("a Span is made by SpanBuilder.build(), Span.of_builder() or Span.parse()")
 
     @property
     def size(self):
@@ -151,6 +153,25 @@ cdef class Span:
                 memory.extend(end_offset, header.size)
         finally:
             PyBuffer_Release(&view)
+        return span_of(memory, 0, base_offset, generation)
+
+    @staticmethod
+    def of_builder(BatchBuilder builder not None, int64_t base_offset, int32_t generation):
+        """End `builder`, and stamp its batch in place: a span of this one batch, without a copy.
+
+        Raises ValueError as BatchBuilder.build() does, and when offsets are exhausted.
+        """
+        cdef SpanMemory memory = SpanMemory.__new__(SpanMemory)
+        if base_offset < 0 or generation < 0:
+            raise ValueError(f"no span starts at offset {base_offset} in generation {generation}")
+        if base_offset > INT64_MAX - 1 - builder.count:
+            raise ValueError("no offsets are left")
+        memory.owner = builder.build()      # nobody else has seen these bytes yet
+        memory.data = <uint8_t*> PyBytes_AS_STRING(memory.owner)
+        memory.capacity = PyBytes_GET_SIZE(memory.owner)
+        memory.reserve(0)
+        stamp(memory.data, base_offset, generation)
+        memory.extend(base_offset + builder.count, memory.capacity)
         return span_of(memory, 0, base_offset, generation)
 
     cdef int64_t find(self, int64_t offset) except -1:

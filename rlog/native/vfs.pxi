@@ -17,6 +17,7 @@ cdef extern from "<sys/file.h>" nogil:
     enum:
         LOCK_EX
         LOCK_NB
+        LOCK_UN
 
 cdef extern from "<sys/stat.h>" nogil:
     struct stat_t "stat":
@@ -448,6 +449,13 @@ cdef class File:
         if fd >= 0:
             with nogil:
                 self.vfs.table.close(self.vfs.table.context, fd)
+
+    def unlock(self):
+        """Close a file that Vfs.lock() opened, and end its lock now, even should a child that was just forked
+        still have a copy of the descriptor: it would hold the lock until it executes or closes it."""
+        if self.fd >= 0 and self.vfs.target is None:
+            _sys_flock(self.fd, LOCK_UN)
+        self.close()
 
     def __dealloc__(self):
         if self.fd >= 0 and self.vfs is not None:

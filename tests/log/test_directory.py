@@ -181,6 +181,7 @@ def test_who_has_the_lock_is_named(place: Path) -> None:
 
 NEWER = "rlog data directory\nformat 2\n"
 FOREIGN_MEND = "name another, or an empty one"
+NOT_OURS = "not that of an rlog data directory: name another directory"
 
 
 @pytest.mark.parametrize(
@@ -188,7 +189,8 @@ FOREIGN_MEND = "name another, or an empty one"
     [
         ("letter", "dear", f"is not an rlog data directory: it holds 'letter'; {FOREIGN_MEND}"),
         ("format", NEWER, "has format 2; this rlog reads format 1: use the rlog that wrote it"),
-        ("format", "else", "/format is not that of an rlog data directory: name another directory"),
+        ("format", "rlog data directory\nformat 1\n", f"/format is {NOT_OURS}"),
+        ("format", "else", f"/format is {NOT_OURS}"),
     ],
 )
 def test_a_foreign_or_newer_directory_is_left_alone(

@@ -1,0 +1,13 @@
+"""The embedded log: durable, in this process, without a server.
+
+log.py      what a user opens            commit.py   group commit across threads
+aio.py      its asyncio twin             writer.py   offsets, groups and their jobs
+reader.py   reading                      batches.py  lists into batches
+store.py    the directory                lifetime.py forks and exits
+"""
+
+from rlog.embedded.aio import AsyncLog, open_async
+from rlog.embedded.batches import NewRecord
+from rlog.embedded.log import Log, open
+
+__all__ = ["AsyncLog", "Log", "NewRecord", "open", "open_async"]

@@ -1,0 +1,186 @@
+"""Where an embedded log grows: records join the open group, a group is taken, its jobs run one by one.
+
+    add …  add …  ──► Group ──► take() ──► next_job() / job_done() until none is left ──► group.is_done
+
+Offsets are assigned as records join, in the same critical section that compares `expect_offset`. All records
+of a group share one write and one fdatasync. Nothing here waits, and nothing here is thread-safe: the
+threads' way (commit.py) calls it under its mutex, asyncio's way (aio.py) on its loop.
+
+What is atomic. One batch is: recovery keeps it whole or drops it whole. Single records join the last batch of
+the group; a list gets batches of its own, exactly one if it fits.
+
+After an error nothing more is written (SAFETY 15). What was handed to the disk ends as *unknown*, what was
+not as *no*.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+from rlog._core import BatchBuilder, DiskJob, Span
+from rlog.embedded.settings import Settings
+from rlog.embedded.store import Store
+from rlog.errors import (
+    CorruptLog,
+    InvariantBroken,
+    LogClosed,
+    OffsetConflict,
+    Outcome,
+    RlogError,
+    StorageFailed,
+)
+from rlog.records import Headers
+
+GENERATION: Final = 1  # an embedded log has one writer at a time, which never cuts: no other is needed
+WATERMARK_SYNC_S: Final = 1.0  # SAFETY 19: after a power cut the watermark is at most this old
+
+
+class Group:
+    """Appends that share one write and one fdatasync.
+
+    builders: its batches, from start_offset on. shared: the one of them that further single records may join.
+    waiters: to be called once `is_done`; the first one also to be told that it leads. is_written: its bytes
+    may have reached the disk. error: why it failed, or None.
+    """
+
+    __slots__ = ("builders", "error", "is_done", "is_written", "shared", "start_offset", "waiters")
+
+    def __init__(self, start_offset: int) -> None:
+        self.start_offset = start_offset
+        self.builders: list[BatchBuilder] = []
+        self.shared: BatchBuilder | None = None
+        self.waiters: list[Callable[[], object]] = []
+        self.is_written = False
+        self.is_done = False
+        self.error: BaseException | None = None
+
+
+class Writer:
+    """end_offset: of everything added. open: the group that records join. failure: why nothing more is
+    written, or None.
+    """
+
+    def __init__(self, store: Store, settings: Settings, monotonic_s: Callable[[], float]) -> None:
+        self._monotonic_s = monotonic_s
+        self._storage = store.storage
+        self._log = store.log
+        self._path = store.path
+        self._settings = settings
+        self._metas_job = False
+        self._watermarks_job = False
+        self._watermarks_synced_s = self._monotonic_s()
+        self.end_offset = self._log.end_offset
+        self.open = Group(self.end_offset)
+        self.failure: BaseException | None = None
+
+    # ---- joining the open group
+
+    def check(self, expect_offset: int | None) -> None:
+        """May something be added now, at that offset? Raises OffsetConflict, or what fenced the log."""
+        if self.failure is not None:
+            raise self.error_of(self.failure, is_written=False)
+        if expect_offset is not None and expect_offset != self.end_offset:
+            raise OffsetConflict(
+                f"{self._path} ends at offset {self.end_offset}, not {expect_offset}: somebody else "
+                "appended. Read what is new, and decide again",
+                expected=expect_offset,
+                actual=self.end_offset,
+            )
+
+    def closed(self) -> LogClosed:
+        return LogClosed(f"{self._path} was closed: open it again")
+
+    def ends_at(self, offset: int) -> bool:
+        """Whether nothing was added, not even half, since the log ended at `offset`."""
+        group = self.open
+        counted = group.start_offset + sum(builder.count for builder in group.builders)
+        return self.end_offset == offset == counted
+
+    def add(self, value: bytes | None, key: bytes | None, headers: Headers, timestamp_ms: int) -> Group:
+        """One record, in a batch that it may share. Raises TypeError, BatchTooLarge; it is not added then."""
+        group = self.open
+        builder = group.shared
+        if builder is None or not builder.append(value, key, headers, timestamp_ms):
+            builder = self._settings.builder()
+            builder.append(value, key, headers, timestamp_ms)
+            group.builders.append(builder)
+            group.shared = builder
+        self.end_offset += 1
+        return group
+
+    def add_batches(self, builders: list[BatchBuilder]) -> Group:
+        """Batches that nothing else joins; each holds at least one record."""
+        group = self.open
+        group.builders += builders
+        group.shared = None
+        for builder in builders:
+            self.end_offset += builder.count
+        return group
+
+    # ---- bringing a group to disk
+
+    def take(self) -> None:
+        """Close the open group and queue its batches for the disk."""
+        group, log = self.open, self._log
+        self.open = Group(self.end_offset)
+        group.is_written = True
+        for builder in group.builders:
+            log.append(Span.of_builder(builder, log.end_offset, GENERATION))
+        if log.end_offset != self.end_offset:
+            raise InvariantBroken(
+                f"{self._path}: {log.end_offset} records, of which {self.end_offset} have an offset"
+            )
+        group.builders.clear()
+
+    def next_job(self) -> DiskJob | None:
+        """What to run next; None when everything taken is flushed."""
+        job = self._storage.meta.flush_job()
+        if job is not None:
+            self._metas_job = True
+            return job
+        job = self._log.flush_job()
+        if job is None and self._monotonic_s() - self._watermarks_synced_s >= WATERMARK_SYNC_S:
+            self._watermarks_synced_s = self._monotonic_s()
+            job = self._storage.watermark_job()
+            self._watermarks_job = job is not None
+        if job is None and self._log.flushed_offset != self._log.end_offset:
+            raise InvariantBroken(
+                f"{self._path}: nothing to run, but {self._log.flushed_offset} is not the end"
+            )
+        return job
+
+    def job_done(self, job: DiskJob) -> None:
+        """Take the end of `next_job`'s job. Raises StorageFailed: fence()."""
+        if self._metas_job:
+            self._metas_job = False
+            self._storage.meta.flush_done(job)
+        elif self._watermarks_job:
+            self._watermarks_job = False
+            self._storage.watermark_done(job)
+        else:
+            self._log.flush_done(job)
+
+    def fence(self, failure: BaseException) -> Group:
+        """Nothing more is written, whatever failed first. Returns the group that was open, never to be
+        written.
+        """
+        if self.failure is None:
+            self.failure = failure
+        group, self.open = self.open, Group(self.end_offset)
+        return group
+
+    def error_of(self, failure: BaseException, *, is_written: bool) -> RlogError:
+        """What an append is told that a failure, of its own group or of one before it, ended."""
+        outcome: Outcome = "unknown" if is_written else "no"
+        fate = "whether this was stored is found out by reopening" if is_written else "this was not stored"
+        if isinstance(failure, CorruptLog):
+            error: RlogError = CorruptLog(str(failure), partition=failure.partition, offset=failure.offset)
+        else:
+            number = failure.errno if isinstance(failure, StorageFailed) else 0
+            why = str(failure) or type(failure).__name__
+            error = StorageFailed(
+                f"{self._path}: {why}. The log takes no more appends; {fate}. Mend the cause, open it again",
+                errno=number,
+            )
+        error.outcome = outcome
+        error.__cause__ = failure
+        return error
