@@ -353,6 +353,28 @@ class DiskJob:
     def finished(self) -> bool: ...
 
 @final
+class WriteRound:
+    """The job of an ordinary flush round, made once for a segment and run again and again: one span written,
+    fdatasync, the watermark written, and synced where the span asks for that."""
+
+    def __init__(self, vfs: Vfs, segment: File, watermarks: File, slot_position: int) -> None: ...
+    @property
+    def segment(self) -> File: ...
+    @property
+    def span(self) -> Span:
+        """The one loaded last."""
+    def load(self, span: Span, position: int, slot: bytes) -> None:
+        """Write `span` at `position` of the segment, then `slot`. Both are kept until the next load."""
+    def run(self) -> None:
+        """Execute it on this thread, without the GIL."""
+    @property
+    def error(self) -> int: ...
+    @property
+    def error_operation(self) -> str: ...
+    @property
+    def finished(self) -> bool: ...
+
+@final
 class DiskPool:
     """Threads that run DiskJobs and never take the GIL; `fileno()` is readable when jobs completed."""
 

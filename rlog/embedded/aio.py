@@ -14,14 +14,14 @@ from functools import partial
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
-from rlog._core import DiskPool, Record
+from rlog._core import DiskJob, DiskPool, Record
 from rlog.embedded import lifetime
 from rlog.embedded.batches import Value, batches_of
-from rlog.embedded.reader import Reader, Start, reader_of
+from rlog.embedded.reader import Reader, Start, check_range, reader_of
 from rlog.embedded.room import Room
 from rlog.embedded.settings import BATCH_BYTES_MAX, Settings, World
 from rlog.embedded.store import Store
-from rlog.embedded.writer import GENERATION, Group, Writer
+from rlog.embedded.writer import GENERATION, Group, Job, Writer
 from rlog.errors import BatchTooLarge, ConfigurationError, LogClosed, OffsetConflict, RlogError, WrongLoop
 from rlog.log.segment import Segment
 from rlog.records import Compression, Headers, ListReceipt, Receipt
@@ -37,6 +37,7 @@ def open_async(
     *,
     compression: Compression = "none",
     batch_bytes_max: int = BATCH_BYTES_MAX,
+    retention_bytes: int | None = None,
     queued_bytes_max: int = QUEUED_BYTES_MAX,
 ) -> "Opening":
     """The log in the directory `path`: enter it with `async with`, or `await` it and close it.
@@ -44,7 +45,7 @@ def open_async(
     queued_bytes_max: bytes of records that may wait for the disk; beyond, appends first wait for room. The
     rest, and what entering raises: see `rlog.open`.
     """
-    settings = Settings(compression=compression, batch_bytes_max=batch_bytes_max)
+    settings = Settings(compression, batch_bytes_max, retention_bytes)
     if queued_bytes_max < 1:
         raise ConfigurationError(f"queued_bytes_max={queued_bytes_max} lets nothing through: name more")
     return Opening(path, settings, World.real(), queued_bytes_max=queued_bytes_max)
@@ -111,7 +112,7 @@ class AsyncLog:
         self._wall_clock_ms = world.wall_clock_ms
         self._process_id = os.getpid()
         self._loop = asyncio.get_running_loop()
-        self._writer = Writer(store, settings, world.monotonic_s)
+        self._writer = Writer(store, settings, world.monotonic_s, waits=False)
         self._mutex = threading.Lock()  # over steps of the log: readers in the executor look at its segments
         self._room = Room(queued_bytes_max)
         self._watchers: list[asyncio.Future[None]] = []  # woken when anything was flushed, or all ended
@@ -140,10 +141,8 @@ class AsyncLog:
         size = RECORD_BYTES + len(value or b"") + len(key or b"")
         await self._room.take(size)
         try:
-            offset, group = await self._join(
-                lambda: self._writer.add(value, key, headers, timestamp_ms), expect_offset
-            )
-            await self._settled(group)
+            join = partial(self._writer.add, value, key, headers, timestamp_ms)
+            offset = await self._commit(join, expect_offset)
         except BatchTooLarge as error:
             raise self._settings.too_large(error) from None
         finally:
@@ -166,30 +165,36 @@ class AsyncLog:
         size = sum(builder.size for builder in builders)
         await self._room.take(size)
         try:
-            offset, group = await self._join(lambda: self._writer.add_batches(builders), expect_offset)
-            await self._settled(group)
+            offset = await self._commit(partial(self._writer.add_batches, builders), expect_offset)
         finally:
             self._room.give(size)
         count = sum(builder.count for builder in builders)
-        return ListReceipt(self.name, 0, count, ((offset, count),))
+        return ListReceipt(self.name, 0, count, ((offset, count),), GENERATION, (), "disk", timestamp_ms)
 
-    async def _join(self, add: Callable[[], Group], expect_offset: int | None) -> tuple[int, Group]:
-        """The first offset of what `add` adds, and its group."""
+    async def delete_before(self, offset: int) -> None:
+        """Delete the records below `offset`; see `Log.delete_before`."""
+        self._check_open()
+        check_range(self._store, max(offset, self.start_offset))
+        await self._commit(partial(self._writer.trim, offset))
+
+    async def _commit(self, join: Callable[[], Group], expect_offset: int | None = None) -> int:
+        """Call `join`, and return when its group is on disk: where the log ended before."""
         self._check_open()
         try:
             self._writer.check(expect_offset)
         except OffsetConflict:
             # Who lost the race for an offset reads on from there: what won it must be on disk by then.
-            group = self._writer.open if self._writer.open.builders else self._taken
+            group = self._taken if self._writer.open.is_empty else self._writer.open
             if group is not None:
                 await self._settled(group, is_member=False)
             raise
         offset = self._writer.end_offset
-        group = add()
+        group = join()
         if not self._is_busy:
             self._is_busy = True
             self._loop.call_soon(self._begin)  # whoever appends in this turn of the loop comes along
-        return offset, group
+        await self._settled(group)
+        return offset
 
     async def _settled(self, group: Group, *, is_member: bool = True) -> None:
         """Return when `group` is on disk. Raises why it is not."""
@@ -205,26 +210,21 @@ class AsyncLog:
         self._taken = self._writer.open
         try:
             with self._mutex:
-                self._writer.take()
+                job = self._writer.take()
         except RlogError as error:
             self._fence(error)
         else:
-            self._go_on()
+            self._go_on(job)
 
-    def _go_on(self) -> None:
+    def _go_on(self, job: Job | None) -> None:
         """Run the next job of the group; when there is none, begin with the next group."""
-        try:
-            with self._mutex:
-                job = self._writer.next_job()
-        except RlogError as error:
-            self._fence(error)
-            return
         if job is not None:
+            assert isinstance(job, DiskJob)
             self._pool.submit(job)
             return
         group, self._taken = self._taken, None
         assert group is not None
-        self._is_busy = bool(self._writer.open.builders)
+        self._is_busy = not self._writer.open.is_empty
         if self._is_busy:
             self._begin()
         self._end(group)
@@ -234,11 +234,11 @@ class AsyncLog:
         for job in self._pool.drain():
             try:
                 with self._mutex:
-                    self._writer.job_done(job)
+                    following = self._writer.job_done(job)
             except RlogError as error:
                 self._fence(error)
             else:
-                self._go_on()
+                self._go_on(following)
 
     def _fence(self, error: RlogError) -> None:
         """Nothing more is written, and who waits is told so."""

@@ -14,10 +14,8 @@ as after a disk error, and what was acknowledged is found again by reopening.
 import threading
 from collections.abc import Callable, Iterable
 
-from rlog._core import BatchBuilder, DiskJob
-from rlog.embedded.writer import Group, Writer
+from rlog.embedded.writer import Group, Job, Writer
 from rlog.errors import OffsetConflict, RlogError
-from rlog.records import Headers
 
 
 class GroupCommit:
@@ -36,85 +34,75 @@ class GroupCommit:
         self._changed = threading.Condition(self.mutex)
         self._watching = 0
 
-    # ---- appending
+    # ---- changing the log
 
-    def append(
-        self,
-        value: bytes | None,
-        key: bytes | None,
-        headers: Headers,
-        timestamp_ms: int,
-        expect_offset: int | None,
-    ) -> int:
-        """The record's offset, once it is on disk."""
+    def commit(self, join: Callable[[], Group], expect_offset: int | None = None) -> int:
+        """Call `join`, a method of the writer with its arguments, and return when its group is on disk.
+
+        Returns where the log ended before: the offset of the first record added.
+        """
         try:
             with self.mutex:
-                self._check(expect_offset)
+                if self.is_closed:
+                    raise self._writer.closed()
+                self._writer.check(expect_offset)
                 offset = self._writer.end_offset
+                group, job, ticket = None, None, None
                 try:
-                    group = self._writer.add(value, key, headers, timestamp_ms)
-                    ticket = self._join(group)
+                    group = join()
+                    if self._is_busy:
+                        ticket = self._wait_with(group)
+                    else:
+                        job = self._take(group)
                 except BaseException as error:
-                    self._refused(error, offset)
+                    self._refused(error, offset, group)
                     raise
         except OffsetConflict:
             self._settle_others()
             raise
-        self._settle(group, ticket)
+        self._settle(group, ticket, job)
         return offset
 
-    def append_batches(self, builders: list[BatchBuilder], expect_offset: int | None) -> int:
-        """The offset of the first record, once all are on disk."""
-        try:
-            with self.mutex:
-                self._check(expect_offset)
-                offset = self._writer.end_offset
-                try:
-                    group = self._writer.add_batches(builders)
-                    ticket = self._join(group)
-                except BaseException as error:
-                    self._refused(error, offset)
-                    raise
-        except OffsetConflict:
-            self._settle_others()
-            raise
-        self._settle(group, ticket)
-        return offset
+    def _take(self, group: Group) -> Job | None:
+        """The caller leads: its first job."""
+        self._is_busy = True
+        self._taken = group
+        return self._writer.take()
 
-    def _check(self, expect_offset: int | None) -> None:
-        if self.is_closed:
-            raise self._writer.closed()
-        self._writer.check(expect_offset)
-
-    def _join(self, group: Group) -> "threading.Lock | None":
-        """A ticket to wait with, locked; None when the caller leads."""
-        if not self._is_busy:
-            self._is_busy = True
-            return None
+    def _wait_with(self, group: Group) -> threading.Lock:
+        """A ticket to wait with until `group` is done, or is to be led: locked until then."""
         ticket = threading.Lock()
         ticket.acquire()
         group.waiters.append(ticket.release)
         return ticket
 
-    def _refused(self, error: BaseException, end_offset: int) -> None:
-        """A record was refused; or, should the log not be what it was, an interrupt came in between."""
-        if not self._writer.ends_at(end_offset):
+    def _refused(self, error: BaseException, end_offset: int, group: Group | None) -> None:
+        """A record was refused; or else an interrupt, or a failure, came when it had joined, perhaps half."""
+        if group is not None or not self._writer.ends_at(end_offset):
+            if self._taken is group:
+                self._taken = None
             self._fence(error)
 
     def _settle_others(self) -> None:
         """Who lost the race for an offset reads on from there: what won it must be on disk by then."""
         with self.mutex:
-            group = self._writer.open if self._writer.open.builders else self._taken
+            group = self._taken if self._writer.open.is_empty else self._writer.open
             if group is None:
                 return
-            ticket = self._join(group)
-        self._settle(group, ticket, is_member=False)
+            ticket = self._wait_with(group)
+        self._settle(group, ticket, None, is_member=False)
 
-    def _settle(self, group: Group, ticket: "threading.Lock | None", *, is_member: bool = True) -> None:
-        """Return when `group` is on disk: wait for that, or lead it. Raises why it is not."""
-        interrupt = _wait(ticket) if ticket is not None else None
-        if not group.is_done:
-            interrupt = self._lead(group) or interrupt
+    def _settle(
+        self, group: Group, ticket: "threading.Lock | None", job: Job | None, *, is_member: bool = True
+    ) -> None:
+        """Return when `group` is on disk: lead it, or wait for that. Raises why it is not."""
+        interrupt = None
+        if ticket is not None:
+            interrupt = _wait(ticket)
+            if not group.is_done:
+                interrupt = self._lead(group, None) or interrupt
+        else:
+            interrupt = self._lead(group, job)
         if interrupt is not None:
             raise interrupt
         if group.error is not None:
@@ -122,11 +110,20 @@ class GroupCommit:
 
     # ---- leading
 
-    def _lead(self, group: Group) -> BaseException | None:
-        """Commit the open group, then hand the lead on. Returns an interrupt that came meanwhile."""
+    def _lead(self, group: Group, job: Job | None) -> BaseException | None:
+        """Run the jobs of `group`, of which `job` is the first where it was taken already, then hand the lead
+        on. Returns an interrupt that came meanwhile.
+        """
         interrupt = None
         try:
-            interrupt = self._commit(group)
+            if job is None:
+                with self.mutex:
+                    if group is self._writer.open:  # and no fence has failed it meanwhile
+                        job = self._take(group)
+            while job is not None:
+                interrupt = _run(job) or interrupt
+                with self.mutex:
+                    job = self._writer.job_done(job)
         except BaseException as error:  # a failed disk, or an interrupt in the middle of our own steps
             with self.mutex:
                 self._fence(error)
@@ -139,28 +136,13 @@ class GroupCommit:
             interrupt = error
         return interrupt
 
-    def _commit(self, group: Group) -> BaseException | None:
-        writer, interrupt = self._writer, None
-        with self.mutex:
-            if group is not writer.open:
-                return None  # it was failed by a fence meanwhile
-            self._taken = group
-            writer.take()
-            job = writer.next_job()
-        while job is not None:
-            interrupt = _run(job) or interrupt
-            with self.mutex:
-                writer.job_done(job)
-                job = writer.next_job()
-        return interrupt
-
     def _finish(self, group: Group) -> None:
         """Wake who leads next, then everybody of this group. May be called twice."""
         with self.mutex:
             group.is_done = True
             if self._taken is group:
                 self._taken = None
-                self._is_busy = bool(self._writer.open.builders)
+                self._is_busy = not self._writer.open.is_empty
             if self._is_busy and self._taken is None:
                 _wake(self._writer.open.waiters[:1])
             if self._watching:
@@ -197,7 +179,7 @@ class GroupCommit:
         self.wait_until(lambda: not self._is_busy, None)
 
 
-def _run(job: DiskJob) -> BaseException | None:
+def _run(job: Job) -> BaseException | None:
     """Run `job` to its end. Returns an interrupt that came meanwhile: the disk has answered all the same."""
     try:
         job.run()

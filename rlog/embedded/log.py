@@ -3,6 +3,7 @@
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import chain
 from types import TracebackType
 from typing import Self
@@ -11,7 +12,7 @@ from rlog._core import Record
 from rlog.embedded import lifetime
 from rlog.embedded.batches import Value, batches_of
 from rlog.embedded.commit import GroupCommit
-from rlog.embedded.reader import Reader, Start, chunks, reader_of
+from rlog.embedded.reader import Reader, Start, check_range, chunks, reader_of
 from rlog.embedded.settings import BATCH_BYTES_MAX, Settings, World
 from rlog.embedded.store import Store
 from rlog.embedded.writer import GENERATION, Writer
@@ -25,6 +26,7 @@ def open(
     *,
     compression: Compression = "none",
     batch_bytes_max: int = BATCH_BYTES_MAX,
+    retention_bytes: int | None = None,
 ) -> "Log":
     """Open the log in the directory `path`, making it if there is none; its parent must exist. Blocking.
 
@@ -32,12 +34,14 @@ def open(
 
     compression: of batches, "none", "gzip", "snappy", "lz4" or "zstd"; where it makes them smaller.
     batch_bytes_max: bytes of the largest batch before compression, at most 64 MiB; see `Log.append_many`.
+    retention_bytes: delete whole segments from the front while the rest still holds as many bytes; looked at
+    with the first append and then about each second while appending. None: keep everything.
 
     Raises DataDirectoryError when the directory is in use (the process is named), foreign, a cluster node's,
     of a newer version, read-only or not accessible; CorruptLog when what it holds is proven damaged, naming
     the offset; ConfigurationError for a setting that means nothing. Nothing stays open then.
     """
-    settings = Settings(compression=compression, batch_bytes_max=batch_bytes_max)
+    settings = Settings(compression, batch_bytes_max, retention_bytes)
     return open_in(path, settings, World.real())
 
 
@@ -62,7 +66,7 @@ class Log:
         self._vfs = world.vfs
         self._wall_clock_ms = world.wall_clock_ms
         self._process_id = os.getpid()
-        self._writer = Writer(store, settings, world.monotonic_s)
+        self._writer = Writer(store, settings, world.monotonic_s, waits=True)
         self._commit = GroupCommit(self._writer)
         self._closing = threading.RLock()  # a signal handler may close what its thread is closing
         self._is_released = False
@@ -94,7 +98,8 @@ class Log:
         if timestamp_ms is None:
             timestamp_ms = self._wall_clock_ms()
         try:
-            offset = self._commit.append(value, key, headers, timestamp_ms, expect_offset)
+            join = partial(self._writer.add, value, key, headers, timestamp_ms)
+            offset = self._commit.commit(join, expect_offset)
         except BatchTooLarge as error:
             raise self._settings.too_large(error) from None
         return Receipt(self.name, 0, offset, GENERATION, (), "disk", timestamp_ms)
@@ -121,9 +126,19 @@ class Log:
         if timestamp_ms is None:
             timestamp_ms = self._wall_clock_ms()
         builders = batches_of(values, timestamp_ms, self._settings, atomic=atomic)
-        offset = self._commit.append_batches(builders, expect_offset)
+        offset = self._commit.commit(partial(self._writer.add_batches, builders), expect_offset)
         count = sum(builder.count for builder in builders)
-        return ListReceipt(self.name, 0, count, ((offset, count),))
+        return ListReceipt(self.name, 0, count, ((offset, count),), GENERATION, (), "disk", timestamp_ms)
+
+    def delete_before(self, offset: int) -> None:
+        """Delete the records below `offset`: none of them can be read once this returns, nor after a crash.
+
+        Disk space follows as whole files of them go. Nothing happens when the log starts at or past `offset`.
+        Who is reading below it gets OffsetOutOfRange. Raises that for an offset past the end, too.
+        """
+        self._check_process()
+        check_range(self._store, max(offset, self.start_offset))
+        self._commit.commit(partial(self._writer.trim, offset))
 
     # ---- reading
 

@@ -22,11 +22,16 @@ class Settings:
 
     compression: Compression = "none"
     batch_bytes_max: int = BATCH_BYTES_MAX
+    retention_bytes: int | None = None
 
     def __post_init__(self) -> None:
         if self.batch_bytes_max > BATCH_BYTES_LIMIT:
             raise ConfigurationError(
                 f"batch_bytes_max={self.batch_bytes_max} is above {BATCH_BYTES_LIMIT}: name a smaller one"
+            )
+        if self.retention_bytes is not None and self.retention_bytes < 0:
+            raise ConfigurationError(
+                f"retention_bytes={self.retention_bytes} is below 0: leave it out to keep everything"
             )
         try:
             self.builder()

@@ -1,6 +1,6 @@
 """Where an embedded log grows: records join the open group, a group is taken, its jobs run one by one.
 
-    add …  add …  ──► Group ──► take() ──► next_job() / job_done() until none is left ──► group.is_done
+    add …  add …  ──► Group ──► take() ──► job, job_done(job) until there is no next one ──► group.is_done
 
 Offsets are assigned as records join, in the same critical section that compares `expect_offset`. All records
 of a group share one write and one fdatasync. Nothing here waits, and nothing here is thread-safe: the
@@ -16,7 +16,7 @@ not as *no*.
 from collections.abc import Callable
 from typing import Final
 
-from rlog._core import BatchBuilder, DiskJob, Span
+from rlog._core import BatchBuilder, DiskJob, Span, WriteRound
 from rlog.embedded.settings import Settings
 from rlog.embedded.store import Store
 from rlog.errors import (
@@ -28,46 +28,67 @@ from rlog.errors import (
     RlogError,
     StorageFailed,
 )
+from rlog.log.retention import wanted_start
 from rlog.records import Headers
 
 GENERATION: Final = 1  # an embedded log has one writer at a time, which never cuts: no other is needed
-WATERMARK_SYNC_S: Final = 1.0  # SAFETY 19: after a power cut the watermark is at most this old
+Job = DiskJob | WriteRound
+
+HOUSEKEEPING_S: Final = 1.0  # while appending, retention is looked at and watermarks are synced (SAFETY 19)
 
 
 class Group:
     """Appends that share one write and one fdatasync.
 
     builders: its batches, from start_offset on. shared: the one of them that further single records may join.
+    trim_to: delete what is below it, if that is above the log's start. is_empty: nobody asked for anything.
     waiters: to be called once `is_done`; the first one also to be told that it leads. is_written: its bytes
     may have reached the disk. error: why it failed, or None.
     """
 
-    __slots__ = ("builders", "error", "is_done", "is_written", "shared", "start_offset", "waiters")
+    __slots__ = (
+        "builders",
+        "error",
+        "is_done",
+        "is_empty",
+        "is_written",
+        "shared",
+        "start_offset",
+        "trim_to",
+        "waiters",
+    )
 
     def __init__(self, start_offset: int) -> None:
         self.start_offset = start_offset
         self.builders: list[BatchBuilder] = []
         self.shared: BatchBuilder | None = None
+        self.trim_to = 0
         self.waiters: list[Callable[[], object]] = []
+        self.is_empty = True
         self.is_written = False
         self.is_done = False
         self.error: BaseException | None = None
 
 
 class Writer:
-    """end_offset: of everything added. open: the group that records join. failure: why nothing more is
+    """waits: whoever runs a job waits for it, so a round may take the short way, and be no DiskJob.
+
+    end_offset: of everything added. open: the group that records join. failure: why nothing more is
     written, or None.
     """
 
-    def __init__(self, store: Store, settings: Settings, monotonic_s: Callable[[], float]) -> None:
+    def __init__(
+        self, store: Store, settings: Settings, monotonic_s: Callable[[], float], *, waits: bool
+    ) -> None:
         self._monotonic_s = monotonic_s
+        self._waits = waits
         self._storage = store.storage
         self._log = store.log
         self._path = store.path
         self._settings = settings
         self._metas_job = False
         self._watermarks_job = False
-        self._watermarks_synced_s = self._monotonic_s()
+        self._kept_house_s = -HOUSEKEEPING_S
         self.end_offset = self._log.end_offset
         self.open = Group(self.end_offset)
         self.failure: BaseException | None = None
@@ -105,6 +126,7 @@ class Writer:
             group.builders.append(builder)
             group.shared = builder
         self.end_offset += 1
+        group.is_empty = False
         return group
 
     def add_batches(self, builders: list[BatchBuilder]) -> Group:
@@ -114,22 +136,38 @@ class Writer:
         group.shared = None
         for builder in builders:
             self.end_offset += builder.count
+        group.is_empty = False
+        return group
+
+    def trim(self, offset: int) -> Group:
+        """Delete what is below `offset`, which is at or below what is flushed."""
+        group = self.open
+        group.trim_to = max(group.trim_to, offset)
+        group.is_empty = False
         return group
 
     # ---- bringing a group to disk
 
-    def take(self) -> None:
-        """Close the open group and queue its batches for the disk."""
+    def take(self) -> Job | None:
+        """Close the open group and queue its batches for the disk. Returns the first job."""
         group, log = self.open, self._log
         self.open = Group(self.end_offset)
         group.is_written = True
+        if group.trim_to:
+            self._trim(group.trim_to)
+        spans, end = [], log.end_offset
         for builder in group.builders:
-            log.append(Span.of_builder(builder, log.end_offset, GENERATION))
-        if log.end_offset != self.end_offset:
-            raise InvariantBroken(
-                f"{self._path}: {log.end_offset} records, of which {self.end_offset} have an offset"
-            )
-        group.builders.clear()
+            spans.append(Span.of_builder(builder, end, GENERATION))
+            end = spans[-1].end_offset
+        if end != self.end_offset:
+            raise InvariantBroken(f"{self._path}: records up to {end}, and offsets up to {self.end_offset}")
+        if self._waits and len(spans) == 1 and not group.trim_to:
+            writing = log.write_through(spans[0])
+            if writing is not None:
+                return writing
+        for span in spans:
+            log.append(span)
+        return self.next_job()
 
     def next_job(self) -> DiskJob | None:
         """What to run next; None when everything taken is flushed."""
@@ -138,18 +176,24 @@ class Writer:
             self._metas_job = True
             return job
         job = self._log.flush_job()
-        if job is None and self._monotonic_s() - self._watermarks_synced_s >= WATERMARK_SYNC_S:
-            self._watermarks_synced_s = self._monotonic_s()
+        if job is None and self._monotonic_s() - self._kept_house_s >= HOUSEKEEPING_S:
+            self._kept_house_s = self._monotonic_s()
+            self._retain()
             job = self._storage.watermark_job()
             self._watermarks_job = job is not None
+            if job is None:
+                return self.next_job()  # of what retention has queued
         if job is None and self._log.flushed_offset != self._log.end_offset:
             raise InvariantBroken(
                 f"{self._path}: nothing to run, but {self._log.flushed_offset} is not the end"
             )
         return job
 
-    def job_done(self, job: DiskJob) -> None:
-        """Take the end of `next_job`'s job. Raises StorageFailed: fence()."""
+    def job_done(self, job: Job) -> Job | None:
+        """Take the end of a job; returns the next one. Raises StorageFailed: fence()."""
+        if isinstance(job, WriteRound):
+            self._log.written_through(job)
+            return self.next_job() if self._monotonic_s() - self._kept_house_s >= HOUSEKEEPING_S else None
         if self._metas_job:
             self._metas_job = False
             self._storage.meta.flush_done(job)
@@ -158,6 +202,18 @@ class Writer:
             self._storage.watermark_done(job)
         else:
             self._log.flush_done(job)
+        return self.next_job()
+
+    def _retain(self) -> None:
+        """Delete what the settings do not want kept."""
+        retention_bytes = self._settings.retention_bytes
+        if retention_bytes is not None:
+            log = self._log
+            self._trim(wanted_start(log, log.flushed_offset, retention_bytes=retention_bytes))
+
+    def _trim(self, offset: int) -> None:
+        self._log.committed(self._log.flushed_offset)
+        self._log.trim(offset)
 
     def fence(self, failure: BaseException) -> Group:
         """Nothing more is written, whatever failed first. Returns the group that was open, never to be

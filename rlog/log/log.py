@@ -18,9 +18,8 @@ queued meanwhile forms the next round. The order that the rules ask for is kept 
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
-from rlog._core import DiskJob, Span, Vfs
+from rlog._core import DiskJob, Span, Vfs, WriteRound
 from rlog.errors import CorruptLog, InvariantBroken, StorageFailed
 from rlog.log.anchor import Anchor, load_anchor
 from rlog.log.meta import Meta
@@ -28,36 +27,13 @@ from rlog.log.prefix import Prefix
 from rlog.log.producers import ProducerTable
 from rlog.log.reader import Reader
 from rlog.log.recovery import Examined
+from rlog.log.rounds import Cut, Round
 from rlog.log.segment import Segment, index_name, length_for, segment_name
 from rlog.log.settings import LogSettings
+from rlog.log.short_way import ShortWay
 from rlog.log.tail import Piece, Tail
 from rlog.log.time_search import TimeStep, search_interval
 from rlog.log.watermarks import SLOT_BYTES, Watermarks, encode_slot, name_crc
-
-
-@dataclass(frozen=True, slots=True)
-class _Cut:
-    """A cut at `offset`, which lies at `position` of `segment`."""
-
-    offset: int
-    segment: Segment
-    position: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Round:
-    """What a job stands for when it completes.
-
-    epoch: counts cuts; a job of an earlier one proves nothing (SAFETY 12). is_cut: it carried out all cuts.
-    sealed: the segment it rolled away from. anchor: it made this one durable.
-    """
-
-    epoch: int
-    end_offset: int
-    size: int = 0
-    is_cut: bool = False
-    sealed: Segment | None = None
-    anchor: Anchor | None = None
 
 
 class PartitionLog:
@@ -108,10 +84,11 @@ class PartitionLog:
         self._meta_barrier = 0  # meta sequence that the next job waits for
         self._epoch = 0
         self._is_segment_ended = False  # the next append begins a new one
-        self._pending_cut: _Cut | None = None  # the lowest that is not carried out on disk yet
+        self._pending_cut: Cut | None = None  # the lowest that is not carried out on disk yet
         self._pending_anchor: Anchor | None = None  # to replace the whole log
         self._is_anchor_recorded = False
         self._removed: list[Segment] = []  # segments to unlink with it
+        self._short_way = ShortWay(name, vfs, self._segments, self._state, watermarks, settings)
         self._tail = Tail(settings.tail_bytes_max)
         self._reader = Reader(
             name,
@@ -123,6 +100,7 @@ class PartitionLog:
             settings=settings,
             may_close=self._may_close,
         )
+        self.locate = self._reader.locate
 
     @property
     def base_offset(self) -> int:
@@ -176,9 +154,7 @@ class PartitionLog:
             segment = self._roll(segment, size)
             self._is_segment_ended = False
         piece = Piece(span, start, end, segment, segment.fill)
-        segment.index.add(span, segment.fill)
-        segment.fill += size
-        segment.end_offset = end
+        segment.add(span)
         self.end_offset = end
         self.queued_bytes += size
         self._queue.append(piece)
@@ -229,7 +205,7 @@ class PartitionLog:
         for span, at in seam:
             segment.index.add(span, at)
         if self._pending_cut is None or offset < self._pending_cut.offset:
-            self._pending_cut = _Cut(offset, segment, position)
+            self._pending_cut = Cut(offset, segment, position)
         self.end_offset = offset
         self.flushed_offset = min(self.flushed_offset, offset)
         self._written_offset = min(self._written_offset, offset)
@@ -381,7 +357,7 @@ class PartitionLog:
         """The next step of deleting what was trimmed, if there is one."""
         job = self._prefix.unlink_job()
         if job is not None:
-            job.tag = _Round(self._epoch, self.flushed_offset)
+            job.tag = Round(self._epoch, self.flushed_offset)
             return job
         flushed = min(self.flushed_offset, self._hwm)
         base = self._prefix.next_base(flushed, None if flushed < self.end_offset else flushed)
@@ -390,20 +366,20 @@ class PartitionLog:
         table = self.producers if base == self.end_offset else self._producers_at(base)[0]
         anchor = Anchor(base, *self.generations.run_before(base), table.batches())
         job = self._prefix.anchor_job(anchor)
-        job.tag = _Round(self._epoch, self.flushed_offset, anchor=anchor)
+        job.tag = Round(self._epoch, self.flushed_offset, anchor=anchor)
         return job
 
     def _install_job(self, anchor: Anchor) -> DiskJob:
         """First the anchor's file; then, when meta has it on record, everything else goes (SAFETY 25)."""
         if not self._is_anchor_recorded:
             job = self._prefix.anchor_job(anchor)
-            job.tag = _Round(self._epoch, 0, anchor=anchor)
+            job.tag = Round(self._epoch, 0, anchor=anchor)
             return job
         job = DiskJob(self._vfs)
         self._prefix.add_unlinks(job)
         self._add_watermark(job, anchor.offset)
         job.fdatasync(self._watermarks.file)
-        job.tag = _Round(self._epoch, anchor.offset, is_cut=True)
+        job.tag = Round(self._epoch, anchor.offset, is_cut=True)
         return job
 
     def _write_job(self) -> DiskJob:
@@ -440,7 +416,7 @@ class PartitionLog:
         job.sync_if_sparse(self._watermarks.file)
         segment.written = max(segment.written, position + size)
         self._written_offset = start
-        job.tag = _Round(self._epoch, start, size, sealed=sealed)
+        job.tag = Round(self._epoch, start, size, sealed=sealed)
         return job
 
     def _add_roll(self, job: DiskJob, segment: Segment) -> Segment | None:
@@ -462,10 +438,10 @@ class PartitionLog:
     def _add_watermark(self, job: DiskJob, flushed_offset: int) -> None:
         active = next((segment for segment in reversed(self._segments) if segment.created), None)
         base, length = (active.base_offset, active.length) if active is not None else (0, 0)
-        slot = encode_slot(self._name_crc, self.cut_counter, flushed_offset, base, length)
+        slot = encode_slot(self._name_crc, self._state.cut_counter, flushed_offset, base, length)
         job.write(self._watermarks.file, self._state.slot * SLOT_BYTES, [slot])
 
-    def _cut_job(self, cut: _Cut) -> DiskJob:
+    def _cut_job(self, cut: Cut) -> DiskJob:
         """Carry a cut out: nothing of it is left on disk when this job is done (SAFETY 14)."""
         job = DiskJob(self._vfs)
         removed, self._removed = self._removed, []
@@ -489,7 +465,7 @@ class PartitionLog:
             job.fsync_dir(self._directory)
         self._add_watermark(job, self._written_offset)
         job.fdatasync(self._watermarks.file)
-        job.tag = _Round(self._epoch, self._written_offset, is_cut=True)
+        job.tag = Round(self._epoch, self._written_offset, is_cut=True)
         return job
 
     def flush_done(self, job: DiskJob) -> bool:
@@ -499,14 +475,11 @@ class PartitionLog:
         """
         assert job is self._inflight
         self._inflight = None
-        done: _Round = job.tag
+        done: Round = job.tag
         self.queued_bytes -= done.size
         is_harmless = done.anchor is not None and self._pending_anchor is None
         if job.error and not (is_harmless and self._prefix.tolerates(job.error)):
-            self.failed = StorageFailed(f"{self.name}: {job.error_operation} failed", errno=job.error)
-            if self._watermarks.file.path in job.error_operation:
-                self._watermarks.failed = self.failed
-            raise self.failed
+            raise self._fail(job)
         self._watermarks.dirty = True
         if done.sealed is not None:
             done.sealed.file.close()  # opened again when it is read, or cut back into
@@ -522,6 +495,12 @@ class PartitionLog:
         self._tail.trim(self.flushed_offset)
         return moved
 
+    def _fail(self, job: DiskJob | WriteRound) -> StorageFailed:
+        self.failed = StorageFailed(f"{self.name}: {job.error_operation} failed", errno=job.error)
+        if self._watermarks.file.path in job.error_operation:
+            self._watermarks.failed = self.failed
+        return self.failed
+
     def _anchored(self, anchor: Anchor) -> None:
         """The anchor's file is durable: put it on record."""
         if self._pending_anchor is None:
@@ -531,6 +510,23 @@ class PartitionLog:
         fields = (anchor.offset, anchor.generation, anchor.run_start, self.cut_counter + 1)
         self._meta_barrier = self._meta.queue("install", self.name, *fields)
         self._is_anchor_recorded = True
+
+    def write_through(self, span: Span) -> WriteRound | None:
+        """A round that appends `span`: run it, then call `written_through`; until then only read.
+
+        None when there is more to do than that (short_way.py); then append() is the way.
+        """
+        if self._meta.flushed_sequence < self._meta_barrier or span.generation != self.last_generation:
+            return None
+        return self._short_way.round(span) if self.is_clean and not self._is_segment_ended else None
+
+    def written_through(self, done: WriteRound) -> None:
+        """Take the end of `write_through`'s round. Raises StorageFailed: the log is fenced from then on."""
+        if done.error:
+            raise self._fail(done)
+        self._short_way.done(done.span)
+        self.end_offset = self._written_offset = self.flushed_offset = done.span.end_offset
+        self.producers.appended(done.span.producer_batches())
 
     # ---- reading it
 
@@ -567,11 +563,6 @@ class PartitionLog:
         start = max(start, self.start_offset)
         segments = self._segments[self._reader.place_of(start) :]
         return search_interval(self._walk, segments, timestamp_ms, start, min(end_max, self.end_offset))
-
-    def locate(self, offset: int) -> tuple[Segment, int, int]:
-        """(segment, offset, position) of a batch at or a little before the record at `offset`, for a reader
-        with descriptors of its own. The log has such a record."""
-        return self._reader.locate(offset)
 
     def _walk(self, start: int, bytes_max: int, end_max: int) -> Iterator[tuple[memoryview, int]]:
         """(batches, their end offset) from `start` on."""

@@ -19,7 +19,7 @@ from struct import Struct
 
 from crc32c import crc32c
 
-from rlog._core import DiskJob, File, SegmentIndex, Vfs
+from rlog._core import DiskJob, File, SegmentIndex, Span, Vfs
 from rlog.log.producers import ProducerBatch
 from rlog.log.settings import LogSettings
 
@@ -70,6 +70,12 @@ class Segment:
     def new(vfs: Vfs, directory: str, base_offset: int, length: int, settings: LogSettings) -> "Segment":
         file = File(vfs, f"{directory}/{segment_name(base_offset)}{TEMPORARY}")
         return Segment(base_offset, length, file, SegmentIndex(settings.index_interval_bytes), base_offset)
+
+    def add(self, span: Span) -> None:
+        """`span` follows what is in it."""
+        self.index.add(span, self.fill)
+        self.fill += span.size
+        self.end_offset = span.end_offset
 
     def add_creation(self, job: DiskJob, directory: str) -> None:
         """Create, preallocate, sync, name, sync the name: all before a byte goes into it (SAFETY 17)."""

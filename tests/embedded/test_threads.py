@@ -324,7 +324,7 @@ def test_an_interrupt_while_another_leads_is_raised_once_the_record_is_safe(disk
 
 
 @pytest.mark.usefixtures("ctrl_c")
-@pytest.mark.parametrize("place", ["add", "take", "next_job", "job_done", "check"])
+@pytest.mark.parametrize("place", ["add", "take", "job_done", "check"])
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_an_interrupt_between_our_own_steps_fences_and_nobody_hangs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, when: str
