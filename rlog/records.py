@@ -27,8 +27,8 @@ class Receipt:
     flushed_by: the nodes that the leader knew to have it on disk when it was acknowledged; empty when the
     server does not say.
     waited: what the acknowledgement waited for: a flushed majority, the leader's disk alone, the disk of an
-    embedded log, or nothing. Of a broker that is not rlog's it is what was asked for, and means what that broker
-    means by it.
+    embedded log, or nothing. Of a broker that is not rlog's it is what was asked for, and means what that
+    broker means by it.
     timestamp_ms: of the record, milliseconds since the epoch; -1 when it has none. The leader's time of the
     append where the topic stamps records with that.
     """

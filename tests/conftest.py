@@ -3,6 +3,11 @@
 import os
 
 import pytest
+from hypothesis import settings
+
+# How long an example takes is the machine's matter, not the code's.
+settings.register_profile("rlog", deadline=None)
+settings.load_profile("rlog")
 
 
 @pytest.hookimpl(hookwrapper=True)

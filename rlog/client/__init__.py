@@ -34,9 +34,8 @@ from rlog.client.options import Acks
 from rlog.client.positions import At, OffsetRange, OutOfRangePolicy, Start, Time
 from rlog.client.producer import Producer
 from rlog.client.receipts import Ack, ListAck
-from rlog.client.settings import Compression
 from rlog.errors import ForkedProcess
-from rlog.records import ListReceipt, Receipt, Record
+from rlog.records import Compression, ListReceipt, Receipt, Record
 
 __all__ = [
     "Ack",

@@ -6,8 +6,9 @@ from typing import Final, Literal, get_args
 from rlog.client.consumer import ConsumerSettings
 from rlog.client.partition_queue import ProducerSettings
 from rlog.client.positions import Start, check_start
-from rlog.client.settings import Compression, require_positive
+from rlog.client.settings import require_positive
 from rlog.errors import ConfigurationError
+from rlog.records import Compression
 
 Acks = Literal["all", "leader", "none"]
 

@@ -47,8 +47,8 @@ from rlog.client.produce import ProduceCall, produce_call
 from rlog.client.producer_id import ProducerId, draw_producer_id
 from rlog.client.retry import Backoff
 from rlog.client.router import PRODUCE, UNANSWERED, Router
-from rlog.client.settings import Compression
 from rlog.errors import Outcome, ProtocolError, RlogError
+from rlog.records import Compression
 from rlog.wire.kafka import codes
 from rlog.wire.kafka.messages import Buffer, PartitionReceipt
 

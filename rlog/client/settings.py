@@ -3,12 +3,11 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from rlog.errors import ConfigurationError
 
 PORT_DEFAULT = 9092
-Compression = Literal["none", "gzip", "snappy", "lz4", "zstd"]
 
 
 class Address(NamedTuple):

@@ -12,8 +12,8 @@ from rlog.client.errors import ClientClosed
 from rlog.client.metadata import ClusterMetadata, PartitionInfo
 from rlog.client.options import MAX_IN_FLIGHT, Acks
 from rlog.client.positions import OffsetRange, OutOfRangePolicy, Start, Time
-from rlog.client.settings import Compression
 from rlog.errors import RlogError
+from rlog.records import Compression
 from rlog.sync.consumer import Consumer
 from rlog.sync.portal import Portal
 from rlog.sync.producer import Producer

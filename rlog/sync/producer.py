@@ -17,9 +17,10 @@ from types import TracebackType
 from typing import Final, NamedTuple, Self
 
 from rlog.client import producer as client
-from rlog.client.producer import Headers, Values
+from rlog.client.producer import Values
 from rlog.client.tasks import join
 from rlog.errors import RlogError
+from rlog.records import Headers
 from rlog.sync.portal import Portal
 from rlog.sync.receipts import Ack, ListAck
 

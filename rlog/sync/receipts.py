@@ -6,8 +6,7 @@ from contextlib import asynccontextmanager
 
 from rlog.client import receipts as client
 from rlog.client.errors import DeadlineExceeded
-from rlog.client.receipts import ListReceipt
-from rlog.records import Receipt
+from rlog.records import ListReceipt, Receipt
 from rlog.sync.portal import Portal
 
 Settle = Callable[[], Awaitable[None]]
