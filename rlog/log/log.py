@@ -363,7 +363,12 @@ class PartitionLog:
         base = self._prefix.next_base(flushed, None if flushed < self.end_offset else flushed)
         if base is None:
             return None
-        table = self.producers if base == self.end_offset else self._producers_at(base)[0]
+        if base == self.end_offset:
+            # The active segment goes once the anchor is durable: what is appended meanwhile stays out of it.
+            self.end_segment(0)
+            table = self.producers
+        else:
+            table = self._producers_at(base)[0]
         anchor = Anchor(base, *self.generations.run_before(base), table.batches())
         job = self._prefix.anchor_job(anchor)
         job.tag = Round(self._epoch, self.flushed_offset, anchor=anchor)
