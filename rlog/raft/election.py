@@ -185,6 +185,7 @@ def _lead(state: State, now: float) -> None:
         state.table.append(state.generation, state.end_offset)
         state.end_offset += 1
         state.serve_offset = state.end_offset
+    log_start.count(state)  # a single voter is a majority
     for peer in state.peers:
         replication.probe(state, peer)
 

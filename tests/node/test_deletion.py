@@ -76,6 +76,19 @@ async def test_everything_may_be_deleted_and_the_log_goes_on(tmp_path):
 
 
 @on_uvloop
+async def test_to_delete_again_what_a_single_node_has_deleted_is_answered_after_a_restart(tmp_path):
+    async with Cluster(tmp_path, count=1, **SMALL) as cluster:
+        await cluster.start()
+        leader = await cluster.leader()
+        await fill(leader, 10)
+        assert await delete(leader, 5) == DeleteResult(codes.NONE, 5)
+        await cluster.stop()
+        await cluster.start()
+        leader = await cluster.leader()
+        assert await delete(leader, 5) == DeleteResult(codes.NONE, 5)
+
+
+@on_uvloop
 async def test_a_deletion_waits_for_a_majority_and_says_why_it_cannot(tmp_path):
     async with Cluster(tmp_path, **SMALL) as cluster:
         await cluster.start()
