@@ -33,6 +33,7 @@ class RetentionClock:
         self._believed_ms = newest_ms  # as of `_read_at`; -1: nothing to compare the first reading with
         self._read_at: float | None = None
         self._doubted_since: float | None = None
+        self._doubted_ms = 0  # what the wall clock showed as of `_read_at`, while it is doubted
 
     @property
     def doubts(self) -> bool:
@@ -48,8 +49,9 @@ class RetentionClock:
             self._doubted_since = None
             self._believed_ms = wall_ms
             return wall_ms
-        if self._doubted_since is None:
-            self._doubted_since = monotonic_s
+        if self._doubted_since is None or wall_ms - self._doubted_ms - int(elapsed_s * 1000) > JUMP_MS:
+            self._doubted_since = monotonic_s  # another jump: this one has not stood yet
+        self._doubted_ms = wall_ms
         if monotonic_s - self._doubted_since >= HOLD_MS / 1000:
             self._doubted_since = None
             expected_ms = wall_ms

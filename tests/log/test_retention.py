@@ -85,6 +85,18 @@ def test_a_jump_that_is_put_right_changes_nothing() -> None:
     assert clock.now_ms(T0 + DAY_MS + int(late) * 1000, late) < T0 + DAY_MS
 
 
+def test_a_jump_from_where_a_jump_led_has_to_stand_for_an_hour_itself() -> None:
+    clock = RetentionClock(-1)
+    clock.now_ms(T0, 0.0)
+    hold_s = HOLD_MS // 1000
+    for second in range(10, hold_s, 10):
+        clock.now_ms(T0 + 2 * JUMP_MS + second * 1000, float(second))
+    for second in range(hold_s, 2 * hold_s, 10):
+        assert clock.now_ms(T0 + 3650 * DAY_MS + second * 1000, float(second)) == T0 + second * 1000
+    late = 2 * hold_s
+    assert clock.now_ms(T0 + 3650 * DAY_MS + late * 1000, float(late)) == T0 + 3650 * DAY_MS + late * 1000
+
+
 def test_a_clock_that_goes_back_is_believed_at_once() -> None:
     clock = RetentionClock(-1)
     clock.now_ms(T0, 0.0)
