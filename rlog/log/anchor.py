@@ -62,13 +62,13 @@ def anchor_name(offset: int) -> str:
 
 
 def load_anchor(vfs: Vfs, directory: str, offset: int) -> Anchor | None:
-    """The anchor at `offset`; None when it is absent or wrong."""
+    """The anchor at `offset`; None when it is absent, wrong or not readable."""
     try:
         file = vfs.open(f"{directory}/{anchor_name(offset)}")
-    except FileNotFoundError:
+        anchor = decode_anchor(file.pread(file.size(), 0))
+        file.close()
+    except OSError:
         return None
-    anchor = decode_anchor(file.pread(file.size(), 0))
-    file.close()
     return anchor if anchor is not None and anchor.offset == offset else None
 
 

@@ -329,7 +329,8 @@ class PartitionLog:
         """The next round. None when nothing is queued, a job is under way, the log is fenced, or its meta
         records are not flushed yet: ask again after each completion, of this log or of meta.
 
-        Raises StorageFailed, at most once: the log is fenced from then on.
+        Raises StorageFailed, or CorruptLog where an anchor needs what is bad, at most once: the log is fenced
+        from then on.
         """
         if (
             self._inflight is not None

@@ -142,6 +142,8 @@ class Storage:
                 if error is not log.failed:
                     raise
                 # fenced: it stays out of the record below, so the next opening recovers it
+            except CorruptLog:
+                continue  # quarantined: likewise
         job = self._watermarks.sync_job()
         if job is not None:
             job.run()

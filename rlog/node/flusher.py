@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 
 from rlog._core import DiskJob
-from rlog.errors import StorageFailed
+from rlog.errors import CorruptLog, StorageFailed
 from rlog.log.storage import Storage
 from rlog.node.env import DiskExecutor
 from rlog.node.partition import Partition
@@ -87,7 +87,7 @@ class Flusher:
         self.flush_meta()
         try:
             job = partition.log.flush_job()
-        except StorageFailed as error:
+        except (StorageFailed, CorruptLog) as error:
             partition.storage_failed(str(error))
             return
         if job is not None:

@@ -4,7 +4,8 @@ from random import Random
 
 import pytest
 
-from rlog._core import Vfs
+from rlog._core import DiskJob, Vfs
+from rlog.errors import CorruptLog
 from rlog.log.storage import Storage
 from rlog.testing.disk import MemoryDisk
 
@@ -52,3 +53,30 @@ def test_what_is_appended_while_all_before_it_goes_is_kept(is_reopened: bool) ->
     log = open_storage(vfs).logs[NAME]
     assert (log.damage, log.base_offset, log.end_offset) == (None, 6, 8)
     assert contents(log) == bytes(appended)
+
+
+@pytest.mark.parametrize("is_closing", [False, True])
+def test_an_anchor_that_cannot_be_made_quarantines_the_log_and_nothing_goes(is_closing: bool) -> None:
+    """The producer table at the new base comes from the old anchor, where no index file has a newer one."""
+    vfs = Vfs.of(MemoryDisk(Random(1)))
+    storage = filled(vfs, 60)
+    log = storage.logs[NAME]
+    log.trim(40)
+    settle(storage)
+    base = log.base_offset
+    assert 0 < base <= 40
+    directory = f"/data/partitions/{NAME}"
+    job = DiskJob(vfs)
+    for name in vfs.listdir(directory):
+        if not name.endswith(".log"):
+            job.unlink(f"{directory}/{name}")
+    job.run()
+    log.trim(log.end_offset - 20)
+    if not is_closing:
+        with pytest.raises(CorruptLog, match="anchor"):
+            settle(storage)
+        assert log.flush_job() is None
+    storage.close()
+    assert log.damage is not None
+    assert log.base_offset == base
+    assert open_storage(vfs).logs[NAME].damage is not None

@@ -138,6 +138,25 @@ async def test_who_was_away_continues_from_the_anchor_and_still_knows_every_prod
 
 
 @on_uvloop
+async def test_a_damaged_anchor_fences_its_partition_when_it_is_needed_and_no_other(tmp_path):
+    async with Cluster(tmp_path, count=1, topics={TOPIC: TopicConfig(2)}, **SMALL) as cluster:
+        await cluster.start()
+        leader, other = await cluster.leader(0), await cluster.leader(1)
+        for first in range(0, 200, 10):
+            await fill(leader, 10, first=first)
+        assert (await delete(leader, 60)).error == codes.NONE
+        await until(lambda: leader.log.base_offset > 0 and leader.log.is_clean, "the first segments are gone")
+        for path in tmp_path.glob(f"1/partitions/{TOPIC}-0/*.*"):
+            if path.suffix != ".log":
+                path.unlink()
+        await delete(leader, 190)
+        await until(lambda: leader.fenced, "it is fenced")
+        assert "anchor" in leader.describe()["failed"]
+        assert other.fenced is None
+        assert (await send(other, batch([b"untouched"]))).error == codes.NONE
+
+
+@on_uvloop
 async def test_retention_by_size_keeps_about_what_it_says(tmp_path):
     """At least that much, and at most half as much more: each fourth of it gets a segment of its own."""
     topic = TopicConfig(1, retention_bytes=20_000)
