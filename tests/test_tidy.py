@@ -21,9 +21,9 @@ LAYERS = {
     "raft": {"raft", "errors"},
     "log": {"log", "_core", "errors", "records"},
     "wire": {"wire", "raft", "_core", "errors", "records"},
-    "embedded": {"embedded", "log", "_core", "clock", "errors", "records"},
-    "client": {"client", "wire", "_core", "clock", "errors", "records", "rlog", "__version__"},
-    "sync": {"sync", "client", "errors", "records"},
+    "embedded": {"embedded", "log", "_core", "clock", "errors", "moments", "records"},
+    "client": {"client", "wire", "_core", "clock", "errors", "moments", "records", "rlog", "__version__"},
+    "sync": {"sync", "client", "errors", "moments", "records"},
     # What a node counts and says, and how that is shown; it is told, and asks nothing of who tells it.
     "observe": {"observe", "errors", "rlog", "__version__"},
     "node": {
@@ -61,6 +61,7 @@ LAYERS = {
         "_core",
         "config",
         "errors",
+        "moments",
         "records",
         "rlog",
         "__version__",

@@ -9,8 +9,8 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 from rlog.client import At, Start
-from rlog.client.positions import EPOCH, timestamp_of
 from rlog.errors import ConfigurationError
+from rlog.moments import EPOCH, timestamp_of
 
 UNITS = {"ms": "milliseconds", "s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 AGO = re.compile(r"-((?:[0-9]+(?:ms|[smhdw]))+)")

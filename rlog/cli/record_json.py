@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from rlog.client.positions import timestamp_of
 from rlog.errors import ConfigurationError
+from rlog.moments import timestamp_of
 from rlog.records import Record
 
 FIELDS = ("topic", "partition", "offset", "generation", "timestamp_ms", "timestamp",

@@ -31,10 +31,11 @@ from rlog.client.errors import (
 )
 from rlog.client.metadata import ClusterMetadata, Node, PartitionInfo
 from rlog.client.options import Acks
-from rlog.client.positions import At, OffsetRange, OutOfRangePolicy, Start, Time
+from rlog.client.positions import OffsetRange, OutOfRangePolicy, Start
 from rlog.client.producer import Producer
 from rlog.client.receipts import Ack, ListAck
 from rlog.errors import ForkedProcess
+from rlog.moments import At, Time
 from rlog.records import Compression, ListReceipt, Receipt, Record
 
 __all__ = [

@@ -20,12 +20,13 @@ from rlog.client.options import (
     check_consumer,
     producer_settings,
 )
-from rlog.client.positions import OffsetRange, OutOfRangePolicy, Start, Time, timestamp_of
+from rlog.client.positions import OffsetRange, OutOfRangePolicy, Start
 from rlog.client.producer import Producer
 from rlog.client.router import CONTROL, Router
 from rlog.client.settings import Address, ClientSettings, parse_bootstrap
 from rlog.clock import wall_clock_ms as system_clock_ms
 from rlog.errors import RlogError
+from rlog.moments import Time, timestamp_of
 from rlog.records import Compression
 from rlog.wire.kafka import apis
 from rlog.wire.kafka.describe_node import decode_describe_node_response, encode_describe_node_request

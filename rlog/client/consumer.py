@@ -30,18 +30,15 @@ from rlog.client.errors import (
 from rlog.client.fetcher import Fetcher
 from rlog.client.offsets import list_offset_once
 from rlog.client.positions import (
-    At,
     OutOfRangePolicy,
     Start,
-    Time,
     check_start,
-    datetime_of,
-    timestamp_of,
     wire_timestamp,
 )
 from rlog.client.retry import Backoff
 from rlog.client.router import Router
 from rlog.errors import CorruptBatch, ProtocolError
+from rlog.moments import At, Time, datetime_of, timestamp_of
 from rlog.wire.kafka.messages import Buffer
 
 T = TypeVar("T")

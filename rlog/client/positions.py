@@ -1,25 +1,11 @@
 """Places in a partition, as a caller names them: an offset, an end of the log, or a moment."""
 
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from typing import Final, Literal, NamedTuple
+from datetime import datetime
+from typing import Literal, NamedTuple
 
 from rlog.errors import ConfigurationError
+from rlog.moments import At, timestamp_of
 from rlog.wire.kafka.list_offsets import EARLIEST, LATEST
-
-EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-MILLISECOND: Final = timedelta(milliseconds=1)
-
-
-@dataclass(frozen=True, slots=True)
-class At:
-    """A moment, in milliseconds since the epoch, where a `datetime` is not at hand."""
-
-    timestamp_ms: int
-
-
-Time = datetime | At
-"""A moment: an aware datetime, or `At`."""
 
 Start = Literal["earliest", "latest"] | int | datetime | At
 """Where to read from: an end of the log, an offset, or the first record with a timestamp at or after a
@@ -46,27 +32,6 @@ def check_start(start: Start) -> Start:
             f"start={start!r} is neither 'earliest', 'latest', an offset, an aware datetime, nor At(...)"
         )
     return start
-
-
-def timestamp_of(time: Time) -> int:
-    """Milliseconds since the epoch, rounded up: nothing before `time` is found. Raises ConfigurationError."""
-    if isinstance(time, datetime):
-        if time.utcoffset() is None:
-            raise ConfigurationError(
-                f"{time!r} has no time zone: use datetime.now(tz=...) or time.astimezone()"
-            )
-        timestamp_ms = -((EPOCH - time) // MILLISECOND)
-    elif isinstance(time, At):
-        timestamp_ms = time.timestamp_ms
-    else:
-        raise ConfigurationError(f"{time!r} is not a moment: give an aware datetime or At(timestamp_ms)")
-    if timestamp_ms < 0:
-        raise ConfigurationError(f"{time!r} lies before 1970; for the start of the log say 'earliest'")
-    return timestamp_ms
-
-
-def datetime_of(timestamp_ms: int) -> datetime:
-    return EPOCH + timestamp_ms * MILLISECOND
 
 
 def wire_timestamp(place: Literal["earliest", "latest"]) -> int:

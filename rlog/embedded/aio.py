@@ -10,6 +10,7 @@ import asyncio
 import os
 import threading
 from collections.abc import AsyncIterator, Callable, Generator, Iterable
+from datetime import datetime
 from functools import partial
 from types import TracebackType
 from typing import Final, Self, TypeVar
@@ -17,13 +18,14 @@ from typing import Final, Self, TypeVar
 from rlog._core import DiskJob, DiskPool, Record
 from rlog.embedded import lifetime
 from rlog.embedded.batches import Value, batches_of
-from rlog.embedded.reader import Reader, Start, check_range, reader_of
+from rlog.embedded.reader import Reader, Start, check_range, offset_at, reader_of
 from rlog.embedded.room import Room
 from rlog.embedded.settings import BATCH_BYTES_MAX, Settings, World
 from rlog.embedded.store import Store
 from rlog.embedded.writer import GENERATION, Group, Job, Writer
 from rlog.errors import BatchTooLarge, ConfigurationError, LogClosed, OffsetConflict, RlogError, WrongLoop
 from rlog.log.segment import Segment
+from rlog.moments import At, Time
 from rlog.records import Compression, Headers, ListReceipt, Receipt
 
 T = TypeVar("T")
@@ -37,6 +39,7 @@ def open_async(
     *,
     compression: Compression = "none",
     batch_bytes_max: int = BATCH_BYTES_MAX,
+    retention_ms: int | None = None,
     retention_bytes: int | None = None,
     queued_bytes_max: int = QUEUED_BYTES_MAX,
 ) -> "Opening":
@@ -45,7 +48,7 @@ def open_async(
     queued_bytes_max: bytes of records that may wait for the disk; beyond, appends first wait for room. The
     rest, and what entering raises: see `rlog.open`.
     """
-    settings = Settings(compression, batch_bytes_max, retention_bytes)
+    settings = Settings(compression, batch_bytes_max, retention_ms, retention_bytes)
     if queued_bytes_max < 1:
         raise ConfigurationError(f"queued_bytes_max={queued_bytes_max} lets nothing through: name more")
     return Opening(path, settings, World.real(), queued_bytes_max=queued_bytes_max)
@@ -112,7 +115,7 @@ class AsyncLog:
         self._wall_clock_ms = world.wall_clock_ms
         self._process_id = os.getpid()
         self._loop = asyncio.get_running_loop()
-        self._writer = Writer(store, settings, world.monotonic_s, waits=False)
+        self._writer = Writer(store, settings, world, waits=False)
         self._mutex = threading.Lock()  # over steps of the log: readers in the executor look at its segments
         self._room = Room(queued_bytes_max)
         self._watchers: list[asyncio.Future[None]] = []  # woken when anything was flushed, or all ended
@@ -267,6 +270,11 @@ class AsyncLog:
         """See `Log.end_offset`."""
         return self._store.log.flushed_offset
 
+    async def offset_at(self, time: Time) -> int | None:
+        """The first record with a timestamp at or after `time`; see `Log.offset_at`."""
+        self._check_open()
+        return await self._loop.run_in_executor(None, offset_at, self, self._store, self._vfs, time)
+
     def read(
         self, start: Start = "earliest", *, end: int | None = None, follow: bool = False
     ) -> AsyncIterator[Record]:
@@ -277,8 +285,7 @@ class AsyncLog:
         self, start: Start = "earliest", *, end: int | None = None, follow: bool = False
     ) -> AsyncIterator[list[Record]]:
         """As `read`, in lists as they come from disk; see `Log.read_batches`."""
-        reader = self._reader(start, end, follow)
-        return self._chunks(reader, reader.records, follow=follow)
+        return self._chunks(self._opening(start, end, follow), Reader.records, follow=follow)
 
     def values(
         self, start: Start = "earliest", *, end: int | None = None, follow: bool = False
@@ -290,8 +297,7 @@ class AsyncLog:
         self, start: Start = "earliest", *, end: int | None = None, follow: bool = False
     ) -> AsyncIterator[list[bytes | None]]:
         """As `read_batches`, the bare values."""
-        reader = self._reader(start, end, follow)
-        return self._chunks(reader, reader.values, follow=follow)
+        return self._chunks(self._opening(start, end, follow), Reader.values, follow=follow)
 
     async def wait(self, offset: int, timeout_ms: int | None = None) -> bool:
         """Wait until the record at `offset` is there; see `Log.wait`."""
@@ -306,16 +312,22 @@ class AsyncLog:
             return False
         return True
 
-    def _reader(self, start: Start, end: int | None, follow: bool) -> Reader:
+    def _opening(self, start: Start, end: int | None, follow: bool) -> Callable[[], Reader]:
+        """To be called in the executor, for a moment is looked for on the disk; the rest is checked here."""
         self._check_open()
-        return reader_of(self, self._store, self._vfs, start=start, end=end, follow=follow)
+        opening = partial(reader_of, self, self._store, self._vfs, start=start, end=end, follow=follow)
+        if isinstance(start, datetime | At):
+            return opening
+        reader = opening()
+        return lambda: reader
 
     async def _chunks(
-        self, reader: Reader, read: Callable[[], list[T]], *, follow: bool
+        self, opening: Callable[[], Reader], read: Callable[[Reader], list[T]], *, follow: bool
     ) -> AsyncIterator[list[T]]:
+        reader = await self._loop.run_in_executor(None, opening)
         while True:
             try:
-                found = await self._loop.run_in_executor(None, read)
+                found = await self._loop.run_in_executor(None, read, reader)
             except LogClosed:
                 if not follow:
                     raise
@@ -352,10 +364,10 @@ class AsyncLog:
         if self.is_closed:
             raise self._writer.closed()
 
-    def locate(self, offset: int) -> tuple[Segment, int, int]:
-        """See PartitionLog.locate; from any thread."""
+    def segments_from(self, offset: int) -> list[Segment]:
+        """See PartitionLog.segments_from; from any thread."""
         with self._mutex:
-            return self._store.log.locate(offset)
+            return self._store.log.segments_from(offset)
 
     # ---- its life
 

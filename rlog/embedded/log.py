@@ -12,12 +12,13 @@ from rlog._core import Record
 from rlog.embedded import lifetime
 from rlog.embedded.batches import Value, batches_of
 from rlog.embedded.commit import GroupCommit
-from rlog.embedded.reader import Reader, Start, check_range, chunks, reader_of
+from rlog.embedded.reader import Reader, Start, check_range, chunks, offset_at, reader_of
 from rlog.embedded.settings import BATCH_BYTES_MAX, Settings, World
 from rlog.embedded.store import Store
 from rlog.embedded.writer import GENERATION, Writer
 from rlog.errors import BatchTooLarge
 from rlog.log.segment import Segment
+from rlog.moments import Time
 from rlog.records import Compression, Headers, ListReceipt, Receipt
 
 
@@ -26,6 +27,7 @@ def open(
     *,
     compression: Compression = "none",
     batch_bytes_max: int = BATCH_BYTES_MAX,
+    retention_ms: int | None = None,
     retention_bytes: int | None = None,
 ) -> "Log":
     """Open the log in the directory `path`, making it if there is none; its parent must exist. Blocking.
@@ -34,14 +36,16 @@ def open(
 
     compression: of batches, "none", "gzip", "snappy", "lz4" or "zstd"; where it makes them smaller.
     batch_bytes_max: bytes of the largest batch before compression, at most 64 MiB; see `Log.append_many`.
-    retention_bytes: delete whole segments from the front while the rest still holds as many bytes; looked at
-    with the first append and then about each second while appending. None: keep everything.
+    retention_ms: delete what stands before the first record that is no older, by timestamps. A wall clock
+    that jumps ahead, or is far ahead of the newest record at opening, is believed only after an hour.
+    retention_bytes: delete whole segments from the front while the rest still holds as many bytes. Both are
+    looked at with the first append, and then about each second while appending; None keeps everything.
 
     Raises DataDirectoryError when the directory is in use (the process is named), foreign, a cluster node's,
     of a newer version, read-only or not accessible; CorruptLog when what it holds is proven damaged, naming
     the offset; ConfigurationError for a setting that means nothing. Nothing stays open then.
     """
-    settings = Settings(compression, batch_bytes_max, retention_bytes)
+    settings = Settings(compression, batch_bytes_max, retention_ms, retention_bytes)
     return open_in(path, settings, World.real())
 
 
@@ -66,7 +70,7 @@ class Log:
         self._vfs = world.vfs
         self._wall_clock_ms = world.wall_clock_ms
         self._process_id = os.getpid()
-        self._writer = Writer(store, settings, world.monotonic_s, waits=True)
+        self._writer = Writer(store, settings, world, waits=True)
         self._commit = GroupCommit(self._writer)
         self._closing = threading.RLock()  # a signal handler may close what its thread is closing
         self._is_released = False
@@ -152,6 +156,14 @@ class Log:
         """The offset after the last record on disk: what the next one gets, if nobody is appending."""
         return self._store.log.flushed_offset
 
+    def offset_at(self, time: Time) -> int | None:
+        """The first record with a timestamp at or after `time`; None when there is none yet.
+
+        time: an aware datetime, or `rlog.client.At(timestamp_ms)`. Exact, whatever the order of timestamps.
+        Raises ConfigurationError, CorruptLog, LogClosed, ForkedProcess.
+        """
+        return offset_at(self, self._store, self._vfs, time)
+
     def read(
         self, start: Start = "earliest", *, end: int | None = None, follow: bool = False
     ) -> Iterator[Record]:
@@ -232,9 +244,9 @@ class Log:
         if self._commit.is_closed:
             raise self._writer.closed()
 
-    def locate(self, offset: int) -> tuple[Segment, int, int]:
+    def segments_from(self, offset: int) -> list[Segment]:
         with self._commit.mutex:
-            return self._store.log.locate(offset)
+            return self._store.log.segments_from(offset)
 
     # ---- its life
 

@@ -6,6 +6,7 @@ structure, CRC, generation, and that offsets follow one another (SAFETY 55).
 """
 
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from typing import Final, Literal, Protocol, TypeVar
 
 from rlog._core import File, Record, Vfs, decode_records, decode_values, find_batches
@@ -13,11 +14,14 @@ from rlog.embedded.store import Store
 from rlog.embedded.writer import GENERATION
 from rlog.errors import ConfigurationError, CorruptBatch, CorruptLog, LogClosed, OffsetOutOfRange
 from rlog.log.segment import Segment
+from rlog.log.time_search import search_interval
+from rlog.moments import At, Time, timestamp_of
 
 T = TypeVar("T")
 
-Start = Literal["earliest", "latest"] | int
-"""Where to read from: an end of the log, or an offset."""
+Start = Literal["earliest", "latest"] | int | datetime | At
+"""Where to read from: an end of the log, an offset, or the first record with a timestamp at or after a
+moment. Should there be none yet, reading starts at the end."""
 
 CHUNK_BYTES_MIN: Final = 16 << 10  # the first chunk: often one record is wanted
 CHUNK_BYTES_MAX: Final = 256 << 10  # the next ones: large enough to hide a call, small enough for a cache
@@ -29,8 +33,8 @@ class Readable(Protocol):
     def check_readable(self) -> None:
         """Raises LogClosed, ForkedProcess."""
 
-    def locate(self, offset: int) -> tuple[Segment, int, int]:
-        """See PartitionLog.locate; safe beside appenders."""
+    def segments_from(self, offset: int) -> list[Segment]:
+        """See PartitionLog.segments_from; safe beside appenders."""
 
 
 class Reader:
@@ -67,7 +71,7 @@ class Reader:
         check_range(self._store, start)
         if start >= end:
             return []
-        data, reached = self._fetch(start, flushed)
+        data, reached = self.fetch(start, flushed)
         found = decode(data, start)
         if len(found) != reached - start:
             raise self._corrupt(f"{reached - start} records are due, and {len(found)} are there")
@@ -75,8 +79,8 @@ class Reader:
         self.offset = min(reached, end)
         return found
 
-    def _fetch(self, start: int, flushed: int) -> tuple[memoryview, int]:
-        """Whole batches from the one that holds `start`, and their end offset."""
+    def fetch(self, start: int, flushed: int) -> tuple[memoryview, int]:
+        """Whole batches from the one that holds `start`, below `flushed`, and their end offset."""
         try:
             if self._segment is None or start >= self._segment.end_offset:
                 self._open(start)
@@ -93,6 +97,7 @@ class Reader:
                     raise CorruptBatch("the batch reaches past the end of its segment", position=0)
                 length = missing
         except (CorruptBatch, OSError) as error:
+            check_range(self._store, start)  # its file may just have been deleted
             raise self._corrupt(str(error)) from error
         self._batch_offset = reached
         self._position += last
@@ -112,7 +117,9 @@ class Reader:
 
     def _open(self, offset: int) -> None:
         """The segment that holds `offset`, at a batch a little before it."""
-        self._segment, self._batch_offset, self._position = self._log.locate(offset)
+        self._segment = self._log.segments_from(offset)[0]
+        base = self._segment.base_offset
+        self._batch_offset, self._position = self._segment.index.find(offset) or (base, 0)
         self._file = self._vfs.open(self._store.segment_path(self._segment))
 
     def _corrupt(self, why: str) -> CorruptLog:
@@ -121,6 +128,29 @@ class Reader:
             partition=self._store.name,
             offset=self.offset,
         )
+
+
+def offset_at(log: Readable, store: Store, vfs: Vfs, time: Time) -> int | None:
+    """The first record on disk with a timestamp at or after `time`; None when there is none."""
+    log.check_readable()
+    timestamp_ms = timestamp_of(time)
+
+    def walk(start: int, bytes_max: int, end_max: int) -> Iterator[tuple[memoryview, int]]:
+        reader = Reader(log, store, vfs, start, None)
+        while start < end_max:
+            data, start = reader.fetch(start, end_max)
+            yield data, start
+
+    start, flushed = store.log.start_offset, store.log.flushed_offset
+    while start < flushed:
+        try:
+            found, start = search_interval(walk, log.segments_from(start), timestamp_ms, start, flushed)
+        except OffsetOutOfRange:  # deleted meanwhile
+            start = store.log.start_offset
+            continue
+        if found is not None:
+            return found[0]
+    return None
 
 
 def reader_of(
@@ -135,10 +165,15 @@ def reader_of(
         offset = store.log.start_offset
     elif start == "latest":
         offset = flushed
+    elif isinstance(start, datetime | At):
+        found = offset_at(log, store, vfs, start)
+        offset = flushed if found is None else found
     elif isinstance(start, int):
         offset = start
     else:
-        raise ConfigurationError(f"start={start!r} is neither 'earliest', 'latest' nor an offset")
+        raise ConfigurationError(
+            f"start={start!r} is neither 'earliest', 'latest', an offset, an aware datetime, nor At(...)"
+        )
     check_range(store, offset)
     if not follow:
         end = flushed if end is None else min(end, flushed)

@@ -22,6 +22,7 @@ class Settings:
 
     compression: Compression = "none"
     batch_bytes_max: int = BATCH_BYTES_MAX
+    retention_ms: int | None = None
     retention_bytes: int | None = None
 
     def __post_init__(self) -> None:
@@ -29,10 +30,10 @@ class Settings:
             raise ConfigurationError(
                 f"batch_bytes_max={self.batch_bytes_max} is above {BATCH_BYTES_LIMIT}: name a smaller one"
             )
-        if self.retention_bytes is not None and self.retention_bytes < 0:
-            raise ConfigurationError(
-                f"retention_bytes={self.retention_bytes} is below 0: leave it out to keep everything"
-            )
+        for name in ("retention_ms", "retention_bytes"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise ConfigurationError(f"{name}={value} is below 0: leave it out to keep everything")
         try:
             self.builder()
         except (TypeError, ValueError) as error:

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Final
 
 from rlog._core import BatchBuilder, DiskJob, Span, WriteRound
-from rlog.embedded.settings import Settings
+from rlog.embedded.settings import Settings, World
 from rlog.embedded.store import Store
 from rlog.errors import (
     CorruptLog,
@@ -28,7 +28,7 @@ from rlog.errors import (
     RlogError,
     StorageFailed,
 )
-from rlog.log.retention import wanted_start
+from rlog.log.retention import RetentionClock, wanted_start
 from rlog.records import Headers
 
 GENERATION: Final = 1  # an embedded log has one writer at a time, which never cuts: no other is needed
@@ -77,10 +77,9 @@ class Writer:
     written, or None.
     """
 
-    def __init__(
-        self, store: Store, settings: Settings, monotonic_s: Callable[[], float], *, waits: bool
-    ) -> None:
-        self._monotonic_s = monotonic_s
+    def __init__(self, store: Store, settings: Settings, world: World, *, waits: bool) -> None:
+        self._monotonic_s = world.monotonic_s
+        self._wall_clock_ms = world.wall_clock_ms
         self._waits = waits
         self._storage = store.storage
         self._log = store.log
@@ -89,6 +88,7 @@ class Writer:
         self._metas_job = False
         self._watermarks_job = False
         self._kept_house_s = -HOUSEKEEPING_S
+        self._retention_clock = RetentionClock(self._log.newest_timestamp_ms)
         self.end_offset = self._log.end_offset
         self.open = Group(self.end_offset)
         self.failure: BaseException | None = None
@@ -171,29 +171,33 @@ class Writer:
 
     def next_job(self) -> DiskJob | None:
         """What to run next; None when everything taken is flushed."""
-        job = self._storage.meta.flush_job()
-        if job is not None:
-            self._metas_job = True
-            return job
-        job = self._log.flush_job()
-        if job is None and self._monotonic_s() - self._kept_house_s >= HOUSEKEEPING_S:
+        job = self._queued_job()
+        if job is None and self._is_time_to_keep_house():
             self._kept_house_s = self._monotonic_s()
             self._retain()
-            job = self._storage.watermark_job()
-            self._watermarks_job = job is not None
+            job = self._queued_job()
             if job is None:
-                return self.next_job()  # of what retention has queued
+                job = self._storage.watermark_job()
+                self._watermarks_job = job is not None
         if job is None and self._log.flushed_offset != self._log.end_offset:
             raise InvariantBroken(
                 f"{self._path}: nothing to run, but {self._log.flushed_offset} is not the end"
             )
         return job
 
+    def _queued_job(self) -> DiskJob | None:
+        job = self._storage.meta.flush_job()
+        self._metas_job = job is not None
+        return job if job is not None else self._log.flush_job()
+
+    def _is_time_to_keep_house(self) -> bool:
+        return self._monotonic_s() - self._kept_house_s >= HOUSEKEEPING_S
+
     def job_done(self, job: Job) -> Job | None:
         """Take the end of a job; returns the next one. Raises StorageFailed: fence()."""
         if isinstance(job, WriteRound):
             self._log.written_through(job)
-            return self.next_job() if self._monotonic_s() - self._kept_house_s >= HOUSEKEEPING_S else None
+            return self.next_job() if self._is_time_to_keep_house() else None
         if self._metas_job:
             self._metas_job = False
             self._storage.meta.flush_done(job)
@@ -206,10 +210,15 @@ class Writer:
 
     def _retain(self) -> None:
         """Delete what the settings do not want kept."""
-        retention_bytes = self._settings.retention_bytes
-        if retention_bytes is not None:
-            log = self._log
-            self._trim(wanted_start(log, log.flushed_offset, retention_bytes=retention_bytes))
+        settings, log = self._settings, self._log
+        if settings.retention_ms is None and settings.retention_bytes is None:
+            return
+        now_ms = self._retention_clock.now_ms(self._wall_clock_ms(), self._monotonic_s())
+        bytes_min = -1 if settings.retention_bytes is None else settings.retention_bytes
+        age_ms = -1 if settings.retention_ms is None else settings.retention_ms
+        start = wanted_start(log, log.flushed_offset, bytes_min, age_ms, now_ms)
+        if start > log.start_offset:
+            self._trim(start)
 
     def _trim(self, offset: int) -> None:
         self._log.committed(self._log.flushed_offset)

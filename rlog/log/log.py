@@ -567,8 +567,12 @@ class PartitionLog:
     def search_time(self, timestamp_ms: int, *, start: int, end_max: int) -> TimeStep:
         """One step of it, from `start` or the log's start on: it reads one interval of the index at most."""
         start = max(start, self.start_offset)
-        segments = self._segments[self._reader.place_of(start) :]
+        segments = self.segments_from(start)
         return search_interval(self._walk, segments, timestamp_ms, start, min(end_max, self.end_offset))
+
+    def segments_from(self, offset: int) -> list[Segment]:
+        """From the one that holds `offset` on, for readers with descriptors of their own."""
+        return self._segments[self._reader.place_of(offset) :]
 
     def _walk(self, start: int, bytes_max: int, end_max: int) -> Iterator[tuple[memoryview, int]]:
         """(batches, their end offset) from `start` on."""

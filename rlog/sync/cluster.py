@@ -11,8 +11,9 @@ from rlog.client.descriptions import NodeDescription
 from rlog.client.errors import ClientClosed
 from rlog.client.metadata import ClusterMetadata, PartitionInfo
 from rlog.client.options import MAX_IN_FLIGHT, Acks
-from rlog.client.positions import OffsetRange, OutOfRangePolicy, Start, Time
+from rlog.client.positions import OffsetRange, OutOfRangePolicy, Start
 from rlog.errors import RlogError
+from rlog.moments import Time
 from rlog.records import Compression
 from rlog.sync.consumer import Consumer
 from rlog.sync.portal import Portal

@@ -11,7 +11,8 @@ from typing import Self
 from rlog.client import consumer as client
 from rlog.client.cursor import PartitionState
 from rlog.client.errors import ClientError
-from rlog.client.positions import Start, Time
+from rlog.client.positions import Start
+from rlog.moments import Time
 from rlog.records import Record
 from rlog.sync.portal import Portal
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from rlog.cli.places import parse_place
 from rlog.client import At
-from rlog.client.positions import timestamp_of
 from rlog.errors import ConfigurationError
+from rlog.moments import timestamp_of
 
 SLOWLY = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # other tests run too
 NOW = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from rlog.client import At, ClientError, Cluster, Consumer, OffsetOutOfRange, UnknownPartition
-from rlog.client.positions import datetime_of, timestamp_of
 from rlog.errors import ConfigurationError
+from rlog.moments import datetime_of, timestamp_of
 from rlog.wire.kafka import codes
 from tests.client.fakes import Refuse, World, until, world
 

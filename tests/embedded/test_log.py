@@ -134,7 +134,7 @@ def test_offsets_that_are_not_there_are_refused_at_once(log: Log) -> None:
             log.read(offset)
         assert (caught.value.offset, caught.value.start_offset, caught.value.end_offset) == (offset, 0, 1)
     for wrong in ("newest", 1.5, None):
-        with pytest.raises(ConfigurationError, match="neither 'earliest', 'latest' nor an offset"):
+        with pytest.raises(ConfigurationError, match="neither 'earliest', 'latest', an offset, an aware"):
             log.read(wrong)
     with pytest.raises(ConfigurationError, match="has no end"):
         log.read(0, end=1, follow=True)

@@ -10,7 +10,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from rlog.embedded.batches import NewRecord
 from rlog.embedded.log import Log
 from rlog.embedded.settings import Settings
-from rlog.errors import BatchTooLarge, OffsetConflict
+from rlog.errors import BatchTooLarge, OffsetConflict, OffsetOutOfRange
+from rlog.moments import At
 from rlog.testing.disk import MemoryDisk
 from tests.embedded.kit import open_on
 
@@ -31,6 +32,7 @@ class Lives(RuleBasedStateMachine):
         self.compression = "none"
         self.log = self.open()
         self.model: list[NewRecord] = []
+        self.start = 0
 
     def open(self) -> Log:
         settings = Settings(batch_bytes_max=BATCH_BYTES_MAX, compression=self.compression)
@@ -66,12 +68,27 @@ class Lives(RuleBasedStateMachine):
 
     @rule(start=st.integers(0, 60), count=st.integers(0, 20))
     def read(self, start: int, count: int) -> None:
-        start = min(start, len(self.model))
+        start = max(self.start, min(start, len(self.model)))
         records = list(self.log.read(start, end=start + count))
         expected = self.model[start : start + count]
         assert [record.offset for record in records] == list(range(start, start + len(expected)))
         found = [NewRecord(each.value, each.key, each.headers, each.timestamp_ms) for each in records]
         assert found == expected
+
+    @rule(offset=st.integers(0, 60))
+    def delete_before(self, offset: int) -> None:
+        if offset > len(self.model):
+            with pytest.raises(OffsetOutOfRange):
+                self.log.delete_before(offset)
+            return
+        self.log.delete_before(offset)
+        self.start = max(self.start, offset)
+
+    @rule(wanted=st.integers(0, 2**40))
+    def look_for_a_moment(self, wanted: int) -> None:
+        records = enumerate(self.model[self.start :], start=self.start)
+        found = [offset for offset, record in records if (record.timestamp_ms or 0) >= wanted]
+        assert self.log.offset_at(At(wanted)) == (found[0] if found else None)
 
     @rule(
         compression=st.sampled_from(["none", "lz4", "zstd"]), how=st.sampled_from(["close", "kill", "power"])
@@ -88,12 +105,12 @@ class Lives(RuleBasedStateMachine):
 
     @invariant()
     def everything_is_there(self) -> None:
-        assert (self.log.start_offset, self.log.end_offset) == (0, len(self.model))
+        assert (self.log.start_offset, self.log.end_offset) == (self.start, len(self.model))
 
     @precondition(lambda self: len(self.model) > 3)
     @rule()
     def read_all_values(self) -> None:
-        assert list(self.log.values()) == [record.value for record in self.model]
+        assert list(self.log.values()) == [record.value for record in self.model[self.start :]]
 
 
 Lives.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
