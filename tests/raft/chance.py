@@ -29,6 +29,7 @@ class Weather:
     resets: float = 0.3
     hints: float = 0.2
     proposals: float = 40.0
+    trims: float = 1.0
     # Disk errors; and tails that rot in a crash, of a minority.
     errors: float = 0.02
     rot: float = 0.1
@@ -67,6 +68,8 @@ class ChanceWorld(World):
             ("hints", self.hint),
             ("errors", self.fail_disk),
             ("proposals", self.propose_somewhere),
+            ("trims", self.trim_somewhere),
+            ("trims", self.drop_somewhere),
         ):
             self.repeat(rate, fault)
 
@@ -138,6 +141,15 @@ class ChanceWorld(World):
 
         self.after(self.latency(), done)
 
+    def on_start(self, node: Node) -> None:
+        replica = node.alive
+
+        def done() -> None:
+            if node.replica is replica:
+                self.finish_start(node)
+
+        self.after(self.latency(), done)
+
     def on_write(self, node: Node) -> None:
         replica, log = node.alive, node.log
 
@@ -169,6 +181,10 @@ class ChanceWorld(World):
             self.persist(node, self.random.choice(node.unsaved))
         if node.log.job is not None and self.random.random() < 0.5:
             written = node.log.job[0]
+            if node.log.job[1] == node.log.cut_counter and node.log.base_offset > node.base_offset:
+                # An anchor takes the place of a log at once
+                node.log.disk, node.base_offset = written, node.log.base_offset
+                node.log_start = max(node.log_start, node.base_offset)
             # What is on disk and not being replaced stays there.
             kept = len(common_start(node.log.disk, written))
             node.log.disk = written[: self.random.randint(kept, len(written))]
@@ -178,7 +194,8 @@ class ChanceWorld(World):
             and self.random.random() < self.weather.rot
             and suspects < (len(self.voters) - 1) // 2
         ):
-            kept = self.random.randrange(max(0, len(node.log.disk) - 10), len(node.log.disk))
+            present = [batch for batch in node.log.disk if batch.base >= node.base_offset]
+            kept = len(node.log.disk) - self.random.randint(0, min(10, len(present)))
             node.rotten += node.log.disk[kept:]
             node.log.disk = node.log.disk[:kept]
             node.suspect = True
@@ -240,6 +257,20 @@ class ChanceWorld(World):
             if node.alive.role is Role.LEADER and self.random.random() < 0.7:
                 sizes = [self.random.randint(1, 9) for _ in range(self.random.randint(1, 4))]
                 self.propose(node, sizes, sized=self.random.random() < 0.8)
+
+    def trim_somewhere(self) -> None:
+        for node in self.up():
+            if node.alive.role is Role.LEADER and node.alive.hwm:
+                self.trim(node, max(0, node.alive.hwm - self.random.choice([0, 1, 5, 30])))
+
+    def drop_somewhere(self) -> None:
+        """The files of one replica go up to a batch's end, wherever that is allowed."""
+        for node in self.up():
+            log = node.log
+            limit = min(node.log_start, log.flushed_offset, node.alive.hwm)
+            ends = [batch.end for batch in log.batches[-50:] if log.base_offset < batch.end <= limit]
+            if ends and not log.is_failed and self.random.random() < 0.5:
+                self.drop_files(node, self.random.choice(ends))
 
     # ---- liveness ----------------------------------------------------------------------------------------
 

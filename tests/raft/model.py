@@ -18,15 +18,18 @@ from rlog.raft.effects import (
     Effect,
     Fatal,
     HwmMoved,
+    Install,
     Role,
     RoleChanged,
     SaveVote,
     Send,
+    StartHeld,
+    StartMoved,
     SuspectCleared,
     Write,
     WriteStart,
 )
-from rlog.raft.messages import Append, AppendReply, HeartbeatReply, Message
+from rlog.raft.messages import Append, AppendReply, HeartbeatReply, InstallAnchor, Message
 from rlog.raft.quorum import majority
 from rlog.raft.replica import RaftSettings, Replica
 
@@ -46,10 +49,15 @@ class Batch:
 
 
 class ModelLog:
-    """What PartitionLog promises, without bytes. One flush in flight, as in the real one."""
+    """What PartitionLog promises, without bytes. One flush in flight, as in the real one.
 
-    def __init__(self, batches: Sequence[Batch] = ()) -> None:
+    Deleted batches are remembered, so that all that is checked of logs can be checked; but nobody may ask for
+    one below `base_offset`.
+    """
+
+    def __init__(self, batches: Sequence[Batch] = (), base_offset: int = 0) -> None:
         self.batches = list(batches)
+        self.base_offset = base_offset
         # What a crash leaves: the log as the last completed flush found it.
         self.disk = list(batches)
         self.flushed_offset = self.end_offset
@@ -68,10 +76,13 @@ class ModelLog:
         for batch in self.batches:
             if not runs or runs[-1][0] != batch.generation:
                 runs.append((batch.generation, batch.base))
+        while len(runs) > 1 and runs[1][1] < self.base_offset:
+            del runs[0]
         return runs
 
     def index(self, offset: int) -> int:
         """Index of the batch that starts at `offset`, which must be a batch boundary (SAFETY 10)."""
+        assert offset >= self.base_offset, f"{offset} is deleted, below {self.base_offset}"
         index = bisect_left(self.batches, offset, key=lambda batch: batch.base)
         assert offset == (self.batches[index].base if index < len(self.batches) else self.end_offset), offset
         return index
@@ -93,6 +104,7 @@ class ModelLog:
 
     def append(self, batch: Batch) -> None:
         assert batch.base == self.end_offset, (batch, self.end_offset)
+        assert self.flushed_offset >= self.base_offset, "appended while an anchor is installed"
         self.batches.append(batch)
 
     def cut(self, offset: int) -> list[Batch]:
@@ -102,6 +114,13 @@ class ModelLog:
         self.flushed_offset = min(self.flushed_offset, offset)
         self.cut_counter += 1
         return removed
+
+    def install(self, batches: Sequence[Batch]) -> None:
+        """All that an anchor stands for takes the place of the log."""
+        self.batches = list(batches)
+        self.base_offset = self.end_offset
+        self.flushed_offset = 0
+        self.cut_counter += 1
 
     def start_flush(self) -> bool:
         if self.is_failed or self.job is not None or self.flushed_offset == self.end_offset:
@@ -131,6 +150,10 @@ class Node:
     vote: tuple[int, int] = (0, 0)
     unsaved: list[SaveVote] = field(default_factory=list)
     suspect: bool = False
+    # Where its log starts, as fsynced and as asked for. Where its files begin, as a crash leaves it.
+    log_start: int = 0
+    unsaved_start: int = 0
+    base_offset: int = 0
     # What was on its disk, flushed and perhaps acknowledged, until it rotted (SAFETY 19).
     rotten: list[Batch] = field(default_factory=list)
 
@@ -163,6 +186,8 @@ class World:
         self.contents: dict[tuple[int, int], tuple[Batch, int]] = {}
         self.committed: list[Batch] = []
         self.counted: dict[int, int] = {}
+        # What was told to be deleted.
+        self.deleted = 0
         self.contents_made = 0
         self.messages_sent = 0
 
@@ -174,6 +199,9 @@ class World:
     def on_save(self, node: Node) -> None:
         """A vote is to be saved: `finish_save` later."""
 
+    def on_start(self, node: Node) -> None:
+        """A log start is to be saved: `finish_start` later."""
+
     def on_write(self, node: Node) -> None:
         """The log has something to flush: `finish_flush` later."""
 
@@ -184,8 +212,9 @@ class World:
 
     def start(self, node: Node) -> None:
         """Recovery: what is on disk is the log, and all of it counts as flushed."""
-        node.log = ModelLog(node.log.disk)
+        node.log = ModelLog(node.log.disk, node.base_offset)
         node.unsaved.clear()
+        node.unsaved_start = node.log_start
         node.replica = Replica(
             RaftSettings(node.node_id, self.voters, **self.settings),
             random=Random(self.random.getrandbits(64)),
@@ -193,8 +222,8 @@ class World:
             generation=node.vote[0],
             vote=node.vote[1],
             generations=node.log.generations(),
-            start_offset=0,
-            log_start=0,
+            start_offset=node.base_offset,
+            log_start=node.log_start,
             end_offset=node.log.end_offset,
             flushed_offset=node.log.flushed_offset,
             suspect=node.suspect,
@@ -224,12 +253,35 @@ class World:
             node.alive.saved(self.now, last.token)
             self.settle(node)
 
+    def finish_start(self, node: Node) -> None:
+        """The log start that was asked for is on disk."""
+        if node.unsaved_start > node.log_start:
+            node.log_start = node.unsaved_start
+            node.alive.start_saved(self.now, node.log_start)
+            self.settle(node)
+
+    def trim(self, node: Node, offset: int) -> None:
+        """The leader deletes what is below `offset`."""
+        node.alive.trim(self.now, offset)
+        self.settle(node)
+
+    def drop_files(self, node: Node, offset: int) -> None:
+        """The files below `offset` go, as whole segments do: what is committed, flushed and deleted there."""
+        assert offset <= min(node.log_start, node.log.flushed_offset, node.alive.hwm)
+        node.base_offset = node.log.base_offset = offset
+        node.alive.base_moved(self.now, offset)
+        self.settle(node)
+
     def persist(self, node: Node, save: SaveVote) -> None:
         assert save.generation >= node.vote[0], "the generation on disk fell"
         node.vote = (save.generation, save.vote)
 
     def finish_flush(self, node: Node) -> bool:
         moved = node.log.finish_flush()
+        if moved:
+            # An anchor that was installed is on record with the flush that ends it.
+            node.base_offset = node.log.base_offset
+            node.log_start = max(node.log_start, node.base_offset)
         if moved and node.replica is not None:
             node.replica.flushed(self.now, node.log.flushed_offset)
             self.settle(node)
@@ -281,6 +333,21 @@ class World:
         elif isinstance(effect, WriteStart):
             assert effect.offset == log.end_offset
             self.append(node, Batch(effect.offset, effect.offset + 1, effect.generation, "start"))
+        elif isinstance(effect, Install):
+            assert payload[-1].end == effect.offset > 0
+            assert payload[-1].generation == effect.generation
+            kept = node.log.batches[: len(self.committed)]
+            assert payload[-1] not in kept, f"{node.node_id} held what the anchor stands for (SAFETY 25)"
+            node.log.install(payload)
+            self.on_write(node)
+        elif isinstance(effect, StartMoved):
+            assert effect.log_start <= min(node.alive.hwm, node.log.flushed_offset)
+            node.unsaved_start = effect.log_start
+            self.on_start(node)
+        elif isinstance(effect, StartHeld):
+            holders = [each for each in self.nodes.values() if each.log_start >= effect.log_start]
+            assert len(holders) >= majority(len(self.voters)), f"{effect} by {len(holders)}"
+            self.deleted = max(self.deleted, effect.log_start)
         elif isinstance(effect, HwmMoved):
             self.hwm_moved(node, effect.hwm)
         elif isinstance(effect, RoleChanged):
@@ -311,6 +378,9 @@ class World:
         if isinstance(message, Append) and message.end_offset > message.prev_offset:
             payload = node.log.slice(message.prev_offset, message.end_offset)
             assert {batch.generation for batch in payload} == {message.span_generation}
+        elif isinstance(message, InstallAnchor):
+            assert message.offset == node.log.base_offset
+            payload = tuple(node.log.batches[: node.log.index(message.offset)])
         elif isinstance(message, (AppendReply, HeartbeatReply)) and message.accepted:
             self.promised(node, effect.to, message)
         if replica.role is not Role.FOLLOWER and replica.role is Role.LEADER:
@@ -365,6 +435,7 @@ class World:
         assert replica.end_offset == node.log.end_offset
         assert replica.flushed_offset == node.log.flushed_offset
         if replica.serving:
+            assert replica.log_start >= self.deleted, "a leader serves what was told to be deleted"
             older = [mark for generation, mark in self.counted.items() if generation < replica.generation]
             assert replica.hwm >= max(older, default=0), "a leader serves a mark that went back (SAFETY 32)"
 

@@ -11,6 +11,9 @@ record of generation 4.
     replica N log=L [generation=G] [vote=V] [suspect]
                                 stop replica N and start it anew on that disk; L is a list of batches
                                 (generation x records), as 1x3,2x5 or 1x100*20 for twenty of a hundred
+    trim N OFFSET               leader N deletes what is below OFFSET
+    keep N                      N's disk has the log start that was asked for
+    unlink N OFFSET             N's files below OFFSET go
     elect N                     let N's election timeout pass, then settle
     timeout N                   let time pass in silence until N's next deadline, and tick N alone
     wait MS                     let time pass; every replica ticks when due, and all settles after each tick
@@ -18,12 +21,12 @@ record of generation 4.
     propose N COUNT…            leader N appends batches of so many records
     deliver|drop|double|hold [A->B] [KIND]
                                 take the queued messages that match, in order; `hold` keeps them for
-                                `release`; KIND: append, probe, reply, heartbeat, heartbeat-reply, vote,
-                                vote-reply
+                                `release`; KIND: append, probe, reply, heartbeat, heartbeat-reply, anchor,
+                                vote, vote-reply
     release                     queue the held messages again
     save N, flush N             N's disk finishes all votes, its log's flush
     begin N                     N's disk starts a flush that only `flush N` finishes
-    settle                      deliver, save and flush until nothing is left to do; tells all but messages
+    settle                      deliver, save, keep, flush until nothing is left to do; tells all but messages
     part A B | C…               only replicas on one side of a bar hear each other;  heal  ends it
     mute A->B                   messages from A to B are lost;  heal  ends it
     crash N, start N            the process ends, and recovers from what was flushed
@@ -46,15 +49,27 @@ from rlog.raft.effects import (
     Effect,
     Fatal,
     HwmMoved,
+    Install,
     Role,
     RoleChanged,
     SaveVote,
     Send,
+    StartHeld,
+    StartMoved,
     SuspectCleared,
     Write,
     WriteStart,
 )
-from rlog.raft.messages import Append, AppendReply, Heartbeat, HeartbeatReply, Message, VoteReply, VoteRequest
+from rlog.raft.messages import (
+    Append,
+    AppendReply,
+    Heartbeat,
+    HeartbeatReply,
+    InstallAnchor,
+    Message,
+    VoteReply,
+    VoteRequest,
+)
 from tests.raft.model import Batch, Envelope, ModelLog, Node, World
 
 STEPS_MAX = 100_000
@@ -149,6 +164,8 @@ class ScriptWorld(World):
                     self.deliver(envelope)
             elif unsaved := next((node for node in self.up() if node.unsaved), None):
                 self.finish_save(unsaved)
+            elif unkept := next((node for node in self.up() if node.unsaved_start > node.log_start), None):
+                self.finish_start(unkept)
             elif dirty := next((node for node in self.up() if self.has_flush(node)), None):
                 self.finish_flush(dirty)
             else:
@@ -183,6 +200,15 @@ class ScriptWorld(World):
 
     def do_save(self, word: str) -> None:
         self.finish_save(self.node(word))
+
+    def do_keep(self, word: str) -> None:
+        self.finish_start(self.node(word))
+
+    def do_trim(self, word: str, offset: str) -> None:
+        self.trim(self.node(word), int(offset))
+
+    def do_unlink(self, word: str, offset: str) -> None:
+        self.drop_files(self.node(word), int(offset))
 
     def do_begin(self, word: str) -> None:
         assert self.node(word).log.start_flush(), "nothing to flush"
@@ -268,9 +294,11 @@ class ScriptWorld(World):
             log = write_log(node.log.batches) or "empty"
             serving = ", serving" if replica.serving else ""
             suspect = ", suspect" if replica.suspect else ""
+            start = f", starts at {replica.log_start}" if replica.log_start else ""
             self.told.append(
                 f"{node.node_id}: {replica.role.value} in {replica.generation}, leader {replica.leader}, "
-                f"log {log}, flushed {replica.flushed_offset}, hwm {replica.hwm}{serving}{suspect}"
+                f"log {log}, flushed {replica.flushed_offset}, hwm {replica.hwm}"
+                f"{start}{serving}{suspect}"
             )
 
     def do_marks(self) -> None:
@@ -311,7 +339,12 @@ def write_log(batches: list[Batch]) -> str:
 def kind_of(message: Message) -> str:
     if isinstance(message, Append):
         return "append" if message.end_offset > message.prev_offset else "probe"
-    names = {AppendReply: "reply", Heartbeat: "heartbeat", HeartbeatReply: "heartbeat-reply"}
+    names: dict[type, str] = {
+        AppendReply: "reply",
+        Heartbeat: "heartbeat",
+        HeartbeatReply: "heartbeat-reply",
+        InstallAnchor: "anchor",
+    }
     return names.get(type(message), "vote" if isinstance(message, VoteRequest) else "vote-reply")
 
 
@@ -320,6 +353,8 @@ def describe(message: Message) -> str:
     if isinstance(message, Append):
         upto = f"..{message.end_offset} of {message.span_generation}" if kind == "append" else ""
         return f"{kind} {message.prev_offset}@{message.prev_generation}{upto} hwm {message.hwm}"
+    if isinstance(message, InstallAnchor):
+        return f"anchor {message.offset}@{message.anchor_generation}"
     if isinstance(message, Heartbeat):
         return f"heartbeat {message.prev_offset}@{message.prev_generation} hwm {message.hwm}"
     if isinstance(message, (AppendReply, HeartbeatReply)):
@@ -348,6 +383,12 @@ def describe_effect(effect: Effect) -> str:
         return f"write start of {effect.generation} at {effect.offset}"
     if isinstance(effect, HwmMoved):
         return f"committed {effect.hwm}"
+    if isinstance(effect, Install):
+        return f"install anchor {effect.offset}@{effect.generation}"
+    if isinstance(effect, StartMoved):
+        return f"log start {effect.log_start}"
+    if isinstance(effect, StartHeld):
+        return f"log start {effect.log_start} held by a majority"
     if isinstance(effect, SuspectCleared):
         return "suspect no more"
     assert isinstance(effect, Fatal)
