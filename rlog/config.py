@@ -143,7 +143,7 @@ class NodeConfig:
     clients_inflight_bytes_max: int = 128 * MIB
     """Requests of all client connections together, read and not yet answered."""
     client_stall_ms: int = 60_000
-    """A client that takes no byte of its answers, or none of a half-sent request, is cut off after this."""
+    """A client that takes nothing of its answers, or does not complete a request, is cut off after this."""
     queued_bytes_max: int = 64 * MIB
     """Per partition: appended and not yet flushed; above it producers are told to retry."""
 

@@ -2,7 +2,8 @@
 
 A Fetch that finds less than `bytes_min` waits for the high-water marks of its partitions to move, at most
 `max_wait_ms`. An answer holds whole batches, from the one that contains the asked offset, and at least one
-batch even above the limits, or a consumer would never get past a large one.
+batch even above the limits, or a consumer would never get past a large one. Only where the answers that other
+clients do not take leave no room it holds none, and the consumer asks again.
 """
 
 import asyncio
@@ -21,6 +22,9 @@ from rlog.wire.kafka.messages import (
     FetchRequest,
     FetchResponse,
 )
+
+# A Fetch that finds no room for its answer (other clients do not take theirs) is answered empty after this.
+NO_ROOM_SECONDS = 0.5
 
 
 def check_generation(partition: ServedPartition, generation: int) -> int:
@@ -121,14 +125,19 @@ class _Fetch:
 
     def _look(self) -> tuple[FetchResponse, bool]:
         """What there is now; and whether to send it at once: enough bytes, an error, nothing asked."""
-        room_bytes = min(self.fetch.bytes_max, self.request.node.config.fetch_bytes_max)
+        config = self.request.node.config
+        answers_bytes = self.request.connection.server.answers.room(config.batch_bytes_max)
+        room_bytes = min(self.fetch.bytes_max, config.fetch_bytes_max, answers_bytes)
+        if answers_bytes == 0:
+            self.deadline = min(self.deadline, self.request.loop.time() + NO_ROOM_SECONDS)
         found_bytes = 0
         is_enough = not self.fetch.topics
         topics = []
         for topic, wanted in self.fetch.topics:
             partitions = []
             for part in wanted:
-                fetched = self._read(topic, part, room_bytes - found_bytes, is_first=found_bytes == 0)
+                is_first = found_bytes == 0 and answers_bytes > 0
+                fetched = self._read(topic, part, room_bytes - found_bytes, is_first=is_first)
                 found_bytes += sum(map(len, fetched.records))
                 is_enough = is_enough or fetched.error != codes.NONE
                 partitions.append(fetched)

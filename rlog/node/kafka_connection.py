@@ -12,9 +12,13 @@ finish. It stops reading while any of these holds, so that pressure reaches the 
   is taken before its bytes are read, in the order of asking; whoever got room may finish its frame, so those
   that wait always move on.
 
-A connection that holds bytes and makes no progress for `client_stall_ms` is cut. One that sends bytes that
-are not a request is closed; the reason is logged. An error of a partition never closes a connection, but for
-acks=0, where closing is the only answer there is.
+What is answered and not taken is bounded too, by the same number of bytes: while the answers of all
+connections hold that much, a Fetch finds no records (see fetch.py).
+
+A connection is cut when a request that it began is not whole, or an answer moves on by less than TAKE_BYTES,
+for `client_stall_ms`; while others wait for the room that it holds, for SHED_SECONDS. One that sends bytes
+that are not a request is closed; the reason is logged. An error of a partition never closes a connection, but
+for acks=0, where closing is the only answer there is.
 """
 
 import asyncio
@@ -27,6 +31,7 @@ from rlog.errors import ProtocolError
 from rlog.node.serving import Buffer, ServedNode
 from rlog.observe.counters import CloseReason
 from rlog.observe.events import address_text, emit
+from rlog.wire.foreign import HEAD_BYTES, foreign_protocol
 from rlog.wire.kafka import FrameReceiver, Reader, apis
 
 log = logging.getLogger("rlog.node")
@@ -34,6 +39,12 @@ log = logging.getLogger("rlog.node")
 WRITE_BYTES_HIGH = 1024 * 1024
 # What a connection may read before the budget is looked at again: one receive buffer.
 READ_BYTES = 64 * 1024
+# Whoever takes less of its answers than this in `client_stall_ms` takes nothing.
+TAKE_BYTES = 64 * 1024
+SMALL, MEDIUM, LARGE = range(3)
+# Above any batch that producers send by default.
+LARGE_BYTES = 4 * 1024 * 1024
+SHED_SECONDS = 5.0
 # How the frame of a Fetch begins.
 FETCH_KEY = apis.FETCH.to_bytes(2, "big")
 
@@ -44,6 +55,7 @@ class Server(Protocol):
     node: ServedNode
     loop: asyncio.AbstractEventLoop
     budget: "Budget"
+    answers: "Answers"
 
     @property
     def kafka_address(self) -> tuple[str, int]:
@@ -56,42 +68,111 @@ class Server(Protocol):
 
 
 class Budget:
-    """Bytes that all connections share. A connection that finds no room waits, first come, first served.
+    """Bytes of requests that all connections share. One that finds no room waits, first come, first served
+    among those that want as much.
+
+    Who wants little does not wait for who wants much, or a few that announce the largest request and send
+    none would stop everyone. So a *large* frame (above LARGE_BYTES) takes room of its own, half as much as
+    `bytes_max` or one such frame; a *medium* one (that does not fit into the receive buffer) leaves an eighth
+    to the *small*. In all at most `bytes_max`, half of it again, and one request are in use.
 
     Invariant: while a connection waits some bytes are in use, so a later `give` wakes it.
     """
 
     def __init__(self, bytes_max: int) -> None:
         self.bytes_max = bytes_max
-        self.used_bytes = 0
-        self._waiting: dict[Connection, None] = {}
+        self._shared_bytes = 0
+        self._large_bytes = 0
+        # By what they want: little, medium, much.
+        self._waiting: tuple[dict[Connection, None], ...] = ({}, {}, {})
+
+    @property
+    def used_bytes(self) -> int:
+        return self._shared_bytes + self._large_bytes
+
+    @property
+    def waiting_count(self) -> int:
+        return sum(map(len, self._waiting))
 
     def has_room(self, connection: "Connection", wanted: int) -> bool:
         """Is there room for `wanted` bytes? If not, its `update_reading` is called when there may be.
 
         With nothing in use anything fits: the largest request is served even under the smallest budget.
         """
-        first = not self._waiting or next(iter(self._waiting)) is connection
-        if first and (self.used_bytes == 0 or self.used_bytes + wanted <= self.bytes_max):
-            self._waiting.pop(connection, None)
+        queue = self._waiting[_size_class(wanted)]
+        is_first = not queue or next(iter(queue)) is connection
+        if is_first and self._fits(wanted):
+            queue.pop(connection, None)
             return True
-        self._waiting[connection] = None
+        queue[connection] = None
         return False
 
+    def _fits(self, wanted: int) -> bool:
+        if _size_class(wanted) == LARGE:
+            return self._large_bytes == 0 or self._large_bytes + wanted <= self.bytes_max // 2
+        kept_bytes = self.bytes_max // 8 if _size_class(wanted) == MEDIUM else 0
+        return self._shared_bytes == 0 or self._shared_bytes + wanted <= self.bytes_max - kept_bytes
+
+    def reserve(self, count: int) -> None:
+        """For one frame, before its bytes are read."""
+        if _size_class(count) == LARGE:
+            self._large_bytes += count
+        else:
+            self._shared_bytes += count
+
+    def release(self, count: int) -> None:
+        """The frame that this was reserved for is there, or will not be."""
+        if _size_class(count) == LARGE:
+            self._large_bytes -= count
+        else:
+            self._shared_bytes -= count
+        self._wake()
+
     def take(self, count: int) -> None:
-        self.used_bytes += count
+        self._shared_bytes += count
 
     def give(self, count: int) -> None:
-        self.used_bytes -= count
-        while self._waiting and (self.used_bytes == 0 or self.used_bytes < self.bytes_max):
-            connection = next(iter(self._waiting))
-            connection.update_reading()
-            if connection in self._waiting:
-                break
+        self._shared_bytes -= count
+        self._wake()
 
     def leave(self, connection: "Connection") -> None:
         """The connection does not want to read any more."""
-        self._waiting.pop(connection, None)
+        for queue in self._waiting:
+            queue.pop(connection, None)
+
+    def _wake(self) -> None:
+        for queue in self._waiting:
+            while queue:
+                connection = next(iter(queue))
+                connection.update_reading()
+                if connection in queue:
+                    break
+
+
+def _size_class(count: int) -> int:
+    if count <= READ_BYTES:
+        return SMALL
+    return MEDIUM if count <= LARGE_BYTES else LARGE
+
+
+class Answers:
+    """Bytes of answers that are ready and that their clients have not taken, of all connections."""
+
+    def __init__(self, bytes_max: int) -> None:
+        self.bytes_max = bytes_max
+        self.used_bytes = 0
+        self.is_short = False
+        """Room was asked for and not there, since the last `shed`."""
+        self.holders: dict[Connection, None] = {}
+
+    def room(self, wanted: int) -> int:
+        """Bytes that may be answered now; 0 when those are fewer than `wanted`."""
+        if self.used_bytes + wanted > self.bytes_max:
+            for connection in list(self.holders):
+                connection.settle_answers()
+        room = self.bytes_max - self.used_bytes
+        self.is_short = self.is_short or room < wanted
+        return room if room >= wanted else 0
 
 
 class Request:
@@ -147,14 +228,16 @@ class Connection(asyncio.BufferedProtocol):
         self._inflight_bytes = 0  # of both; taken from the budget
         self._reserved_bytes = 0  # for a frame that is not complete; taken from the budget
         self._held_bytes = 0  # of answers that are ready and wait for an earlier one
-        self._unsent_bytes = 0  # as the last look for a stall found it
+        self._answer_bytes = 0  # of answers, ready or written and perhaps not taken; counted in `answers`
+        self._unsent_bytes = 0  # when answers moved on last
+        self._frame_began: float | None = None  # since when the rest of a frame is read for
         self._write_paused = False
         self._read_paused = False
         self._starting = False
         self._flush_is_due = False
         self._closing = False
         self._cause: CloseReason = "lost"  # why it ended, as it is counted
-        self._progress = server.loop.time()
+        self._taken_at = server.loop.time()  # when answers moved on last
         self._transport: asyncio.Transport | None = None
 
     # --- asyncio calls these ---
@@ -170,27 +253,30 @@ class Connection(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         if self._closing:
             return
-        self._progress = self.server.loop.time()
         self.server.node.counters.client_received_bytes += nbytes
         try:
             frames = self._receiver.received(nbytes)
         except ProtocolError as error:
-            self.close(str(error))
+            self._refuse(error)
             return
+        if frames or self._frame_began is None:
+            is_part = self._receiver.pending_bytes > 0 or self._receiver.unread(1) != b""
+            self._frame_began = self.server.loop.time() if is_part else None
         for frame in frames:
-            self.server.budget.take(len(frame) - self._reserved_bytes)
-            self._reserved_bytes = 0
+            self.server.budget.take(len(frame))
             self._inflight_bytes += len(frame)
+        if frames:
+            self._release()
         self._frames.extend(frames)
         self._start_requests()
 
     def pause_writing(self) -> None:
         self._write_paused = True
-        self._progress = self.server.loop.time()
         self.update_reading()
 
     def resume_writing(self) -> None:
         self._write_paused = False
+        self.settle_answers()
         self._start_requests()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -207,8 +293,12 @@ class Connection(asyncio.BufferedProtocol):
                 request.cancel()
         self.server.disconnected(self)
         self.server.budget.leave(self)
-        self.server.budget.give(self._inflight_bytes + self._reserved_bytes)
-        self._inflight_bytes = self._reserved_bytes = 0
+        self._release()
+        self.server.budget.give(self._inflight_bytes)
+        self._inflight_bytes = 0
+        self._transport = None
+        self._held_bytes = 0
+        self.settle_answers()
 
     # --- the server and the handlers call these ---
     def close(
@@ -223,7 +313,6 @@ class Connection(asyncio.BufferedProtocol):
         self._write_answers()
         self._closing = True
         self._cause = cause
-        self._progress = self.server.loop.time()
         self._frames.clear()
         self.server.budget.leave(self)
         self._say(level, "client_closed", reason)
@@ -237,19 +326,30 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.abort()
 
     def abort_if_stalled(self, now: float, stall_seconds: float) -> None:
-        """Cut it if it neither sent the rest of a frame nor took any of its answers for `stall_seconds`."""
+        """Cut it if it neither completed a request nor took of its answers for `stall_seconds`."""
         unsent_bytes = self._transport.get_write_buffer_size() if self._transport is not None else 0
-        if unsent_bytes < self._unsent_bytes:
-            self._progress = now
-        self._unsent_bytes = unsent_bytes
-        sending_to_us = self._receiver.pending_bytes > 0 and not self._read_paused
-        if (unsent_bytes > 0 or sending_to_us) and now - self._progress > stall_seconds:
-            self.close(f"no progress for {stall_seconds:.0f} s", cause="stalled")
-            self.abort()
+        if unsent_bytes == 0 or not 0 <= self._unsent_bytes - unsent_bytes < TAKE_BYTES:
+            self._unsent_bytes, self._taken_at = unsent_bytes, now
+        if unsent_bytes > 0 and now - self._taken_at > stall_seconds:
+            self._cut(f"no progress for {stall_seconds:.0f} s: {unsent_bytes} bytes of answers are not taken")
+        began = self._frame_began if not self._read_paused else None
+        if began is not None and now - began > stall_seconds:
+            self._cut(f"no progress for {stall_seconds:.0f} s: the rest of a request does not come")
+
+    @property
+    def holds_room(self) -> bool:
+        """For a large request that is under way."""
+        return self._reserved_bytes > 0
+
+    def settle_answers(self) -> None:
+        """Count again which of its answers the client has not taken."""
+        unsent_bytes = self._transport.get_write_buffer_size() if self._transport is not None else 0
+        self._count_answers(self._held_bytes + unsent_bytes)
 
     def answered(self, answer_bytes: int) -> None:
         """A request got its answer. All that come in one turn of the loop (one commit) leave in one write."""
         self._held_bytes += answer_bytes
+        self._count_answers(self._answer_bytes + answer_bytes)
         if not self._starting and not self._flush_is_due:
             self._flush_is_due = True
             self.server.loop.call_soon(self._flush)
@@ -261,7 +361,8 @@ class Connection(asyncio.BufferedProtocol):
         may_read = self._may_read()
         if may_read and self._read_paused:
             self._read_paused = False
-            self._progress = self.server.loop.time()
+            if self._frame_began is not None:
+                self._frame_began = self.server.loop.time()
             self._transport.resume_reading()
         elif not may_read and not self._read_paused:
             self._read_paused = True
@@ -270,6 +371,26 @@ class Connection(asyncio.BufferedProtocol):
     # --- inside ---
     def _say(self, level: int, event: str, reason: str) -> None:
         emit(log, level, event, node=self.server.node.config.node_id, address=self.peer, reason=reason)
+
+    def _refuse(self, error: ProtocolError) -> None:
+        """What came is no frame; perhaps something else is known that it could be."""
+        foreign = foreign_protocol(self._receiver.unread(HEAD_BYTES), "client")
+        if foreign is not None and self._transport is not None and not self._requests:
+            self._transport.write(foreign.answer)
+        self.close(str(foreign or error))
+
+    def _cut(self, reason: str) -> None:
+        self.close(reason, cause="stalled")
+        self.abort()
+
+    def _count_answers(self, count: int) -> None:
+        answers = self.server.answers
+        answers.used_bytes += count - self._answer_bytes
+        self._answer_bytes = count
+        if count > 0:
+            answers.holders[self] = None
+        else:
+            answers.holders.pop(self, None)
 
     def _flush(self) -> None:
         self._flush_is_due = False
@@ -292,9 +413,14 @@ class Connection(asyncio.BufferedProtocol):
         pending_bytes = self._receiver.pending_bytes
         if not budget.has_room(self, pending_bytes or READ_BYTES):
             return False
-        budget.take(pending_bytes)
+        budget.reserve(pending_bytes)
         self._reserved_bytes = pending_bytes
         return True
+
+    def _release(self) -> None:
+        reserved_bytes, self._reserved_bytes = self._reserved_bytes, 0
+        if reserved_bytes:
+            self.server.budget.release(reserved_bytes)
 
     def _start_requests(self) -> None:
         """Start what may be started; answers that are there at once leave in one write."""
@@ -338,5 +464,6 @@ class Connection(asyncio.BufferedProtocol):
             self._held_bytes -= sent_bytes
             self.server.node.counters.client_sent_bytes += sent_bytes
             self._transport.writelines(buffers)
+            self.settle_answers()
         self._inflight_bytes -= done_bytes
         self.server.budget.give(done_bytes)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from rlog.errors import ProtocolError
 from rlog.node.delete_records import handle_delete_records
 from rlog.node.fetch import handle_fetch
-from rlog.node.kafka_connection import Budget, Connection, Request
+from rlog.node.kafka_connection import SHED_SECONDS, Answers, Budget, Connection, Request
 from rlog.node.list_offsets import handle_list_offsets
 from rlog.node.metadata import (
     handle_api_versions,
@@ -24,6 +24,7 @@ from rlog.wire.kafka import Reader, apis, read_request_header
 
 # How long `stop` waits for clients to take what is already written.
 STOP_SECONDS = 1.0
+SHED_INTERVAL_SECONDS = 1.0
 
 HANDLERS: dict[int, Callable[[Request, Reader], None]] = {
     apis.PRODUCE: handle_produce,
@@ -45,10 +46,12 @@ class KafkaServer:
         self.node = node
         self.loop = asyncio.get_running_loop()
         self.budget = Budget(node.config.clients_inflight_bytes_max)
+        self.answers = Answers(node.config.clients_inflight_bytes_max)
         self.request_counts: Counter[tuple[int, int]] = Counter()  # by (API key, version), of those served
         self._connections: dict[Connection, None] = {}
         self._listener: asyncio.Server | None = None
         self._sweep: asyncio.TimerHandle | None = None
+        self._shed: asyncio.TimerHandle | None = None
         self._all_gone: asyncio.Future[None] | None = None
 
     @property
@@ -74,11 +77,13 @@ class KafkaServer:
             lambda: Connection(self), config.listen_host, config.listen_port
         )
         self._sweep_later()
+        self._shed_later()
 
     async def stop(self) -> None:
         """Stop listening and close all connections. Returns within STOP_SECONDS and a bit."""
-        if self._sweep is not None:
-            self._sweep.cancel()
+        for timer in (self._sweep, self._shed):
+            if timer is not None:
+                timer.cancel()
         if self._listener is not None:
             self._listener.close()
         self._all_gone = self.loop.create_future()
@@ -134,3 +139,20 @@ class KafkaServer:
         for connection in list(self._connections):
             connection.abort_if_stalled(now, stall_seconds)
         self._sweep_later()
+
+    def _shed_later(self) -> None:
+        self._shed = self.loop.call_later(SHED_INTERVAL_SECONDS, self._shed_now)
+
+    def _shed_now(self) -> None:
+        """While room is short, those that hold it must use it sooner."""
+        now = self.loop.time()
+        shed_seconds = min(SHED_SECONDS, self.node.config.client_stall_ms / 1000)
+        if self.budget.waiting_count:
+            for connection in list(self._connections):
+                if connection.holds_room:
+                    connection.abort_if_stalled(now, shed_seconds)
+        if self.answers.is_short:
+            self.answers.is_short = False
+            for connection in list(self.answers.holders):
+                connection.abort_if_stalled(now, shed_seconds)
+        self._shed_later()

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from rlog.node.kafka_connection import Request
 from rlog.node.serving import ServedNode, ServedPartition
+from rlog.observe.events import emit
 from rlog.wire.kafka import (
     Reader,
     apis,
@@ -31,7 +32,7 @@ from rlog.wire.kafka.messages import (
     TopicMetadata,
 )
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("rlog.node")
 
 PRODUCER_ID_BITS = 63
 # Of FindCoordinator's key types.
@@ -120,8 +121,15 @@ def handle_find_coordinator(request: Request, reader: Reader) -> None:
 
 def handle_join_group(request: Request, reader: Reader) -> None:
     group = decode_join_group_request(reader)
-    client = request.connection.peer
-    log.warning("client %s wants to join group %r: %s", client, group[:GROUP_SHOWN_MAX], NO_GROUPS)
+    emit(
+        log,
+        logging.WARNING,
+        "group_refused",
+        node=request.node.config.node_id,
+        address=request.connection.peer,
+        group=group[:GROUP_SHOWN_MAX],
+        reason=NO_GROUPS,
+    )
     request.answer(encode_join_group_refusal(request.correlation_id, codes.UNSUPPORTED_VERSION))
 
 

@@ -31,6 +31,7 @@ from rlog.node.identity import Identity, PeerRefusedError
 from rlog.observe.counters import NodeCounters, PeerCounters
 from rlog.observe.events import address_text, emit
 from rlog.raft.messages import Append, InstallAnchor, Message
+from rlog.wire.foreign import ForeignProtocolError, foreign_protocol
 from rlog.wire.frames import (
     UNKNOWN_UUID,
     Envelope,
@@ -39,6 +40,7 @@ from rlog.wire.frames import (
     FrameKind,
     FrameReader,
     FrameWriter,
+    NotAFrameError,
     cluster_hash,
     decode_json,
     decode_messages,
@@ -185,7 +187,10 @@ class _Inbound(_Connection):
         self.peers.inbound.pop(self, None)
 
     def protocol_broken(self, error: ProtocolError) -> None:
-        if self.hello is None:
+        foreign = foreign_protocol(error.head, "peer") if isinstance(error, NotAFrameError) else None
+        if self.hello is None and foreign is not None:
+            self.send_away(foreign)
+        elif self.hello is None:
             # The other end is not a peer yet; let it know, it may be a configuration to mend.
             self.refuse(Refusal(str(error), EITHER))
         else:
@@ -195,6 +200,12 @@ class _Inbound(_Connection):
         if self.hello is None:
             self.peers.counters.peers_refused += 1
         super()._say(event, reason)
+
+    def send_away(self, foreign: ForeignProtocolError) -> None:
+        if self.transport is not None and not self.transport.is_closing():
+            self._say("peer_connection_refused", str(foreign))
+            self.transport.write(foreign.answer)
+            self.transport.close()
 
     def _receive(self, frame: Frame) -> None:
         if frame.kind == FrameKind.HELLO:

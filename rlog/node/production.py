@@ -5,6 +5,7 @@ Everything that simulation replaces is here (see `rlog.node.env`), and nothing e
 
 import asyncio
 import logging
+import resource
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -122,8 +123,27 @@ async def serve(config: NodeConfig, *, ready: Callable[[Node], None] | None = No
         env.disk.close()
 
 
+def raise_descriptor_limit(config: NodeConfig) -> None:
+    """As far as this process may: a shell's default is a thousand, and each client connection takes one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    except (OSError, ValueError) as error:
+        logger.info("node=%d the limit of open files stays at %d: %s", config.node_id, soft, error)
+    if resource.RLIM_INFINITY != soft < config.connection_count_max:
+        logger.warning(
+            "node=%d connection_count_max = %d, but this process may open %d files: raise its limit "
+            "(ulimit -n, or LimitNOFILE of its service), or set a smaller number",
+            config.node_id,
+            config.connection_count_max,
+            soft,
+        )
+
+
 def run(config: NodeConfig, *, ready: Callable[[Node], None] | None = None) -> None:
     """`serve` on a uvloop of its own: the whole life of a node process."""
+    raise_descriptor_limit(config)
     if not retain_freed_memory(HEAP_RETAINED_BYTES_MAX):
         reason = "this C library returns freed memory at once; groups cost some page faults more"
         emit(logger, logging.INFO, "memory_not_retained", node=config.node_id, reason=reason)

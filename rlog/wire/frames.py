@@ -68,6 +68,14 @@ class ForeignClusterError(ProtocolError):
     """The other end of the connection is a node of a cluster with another cluster_id."""
 
 
+class NotAFrameError(ProtocolError):
+    """What came does not begin as a frame. head: its first bytes."""
+
+    def __init__(self, head: bytes) -> None:
+        super().__init__(f"not a peer frame: it begins with {head[: len(MAGIC)]!r}")
+        self.head = head
+
+
 class FrameKind(IntEnum):
     HELLO = 1
     REFUSAL = 2
@@ -327,6 +335,8 @@ class FrameReader:
     def received(self, count: int) -> Iterator[Frame]:
         """`count` bytes were put into the buffer: the frames that are whole now. Raises ProtocolError."""
         self._end += count
+        if len(MAGIC) <= self._end - self._start < HEADER_BYTES:
+            self._check_magic()  # whoever is no peer may never send as much as a header
         while self._end - self._start >= HEADER_BYTES:
             start = self._start
             *fields, length, head_length = HEADER.unpack_from(self._buffer, start)
@@ -345,10 +355,15 @@ class FrameReader:
             payload = self._buffer[body : start + length]
             yield Frame(FrameKind(kind), sender, incarnation, target, head, payload)
 
+    def _check_magic(self) -> None:
+        head = bytes(self._buffer[self._start : min(self._end, self._start + HEADER_BYTES)])
+        if not head.startswith(MAGIC):
+            raise NotAFrameError(head)
+
     def _check_header(self, fields: list[Any], length: int, head_length: int) -> None:
         magic, version, kind, reserved, cluster, _, _, _ = fields
         if magic != MAGIC:
-            raise ProtocolError(f"not a peer frame: it begins with {magic!r}")
+            raise NotAFrameError(magic)
         if version != VERSION:
             raise ProtocolError(f"peer frame of version {version}; this node speaks {VERSION}")
         if kind not in _KINDS or reserved != 0:

@@ -13,7 +13,6 @@ from confluent_kafka import (
     OFFSET_END,
     Consumer,
     KafkaError,
-    KafkaException,
     Message,
     Producer,
     TopicPartition,
@@ -98,13 +97,55 @@ def test_errors_reach_the_application_by_name(cluster: LocalCluster) -> None:
     wait_for(lambda: unknown.poll(0.1) > 0, "the report of a topic that does not exist")
     assert failures[1:] == ["UNKNOWN_TOPIC_OR_PART"]
 
-    consumer = consumer_of(cluster.bootstrap)
+
+def time_with_confluent(bootstrap: str, topic: str, times: list[int]) -> list[int | None]:
+    consumer = consumer_of(bootstrap)
     try:
-        # There is no time index yet, and no offset is made up.
-        with pytest.raises(KafkaException, match="UNSUPPORTED_VERSION"):
-            consumer.offsets_for_times([TopicPartition(topic, 0, 1_700_000_000_000)], timeout=TIMEOUT_S)
+        # One question for each: librdkafka takes one time for a partition.
+        found = [
+            consumer.offsets_for_times([TopicPartition(topic, 0, time)], timeout=TIMEOUT_S)[0].offset
+            for time in times
+        ]
+        return [None if offset == OFFSET_END else offset for offset in found]
     finally:
         consumer.close()
+
+
+def time_with_kafka_python(bootstrap: str, topic: str, times: list[int]) -> list[int | None]:
+    consumer = KafkaConsumer(bootstrap_servers=bootstrap.split(","))
+    partition = kafka.TopicPartition(topic, 0)
+    try:
+        found = [consumer.offsets_for_times({partition: time})[partition] for time in times]
+        return [None if each is None else each.offset for each in found]
+    finally:
+        consumer.close()
+
+
+def time_with_aiokafka(bootstrap: str, topic: str, times: list[int]) -> list[int | None]:
+    async def main() -> list[int | None]:
+        consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap)
+        partition = aiokafka.TopicPartition(topic, 0)
+        await consumer.start()
+        try:
+            found = [(await consumer.offsets_for_times({partition: time}))[partition] for time in times]
+            return [None if each is None else each.offset for each in found]
+        finally:
+            await consumer.stop()
+
+    return asyncio.run(asyncio.wait_for(main(), TIMEOUT_S))
+
+
+@pytest.mark.parametrize("search", [time_with_confluent, time_with_kafka_python, time_with_aiokafka])
+def test_a_search_by_time_finds_the_very_first(
+    cluster: LocalCluster, search: Callable[[str, str, list[int]], list[int | None]]
+) -> None:
+    """Inside a compressed batch too, and where the producer's times go up and down."""
+    topic = f"times-{search.__name__.replace('_', '-')}"
+    producer = Producer({"bootstrap.servers": cluster.bootstrap, "compression.type": "zstd", "linger.ms": 50})
+    for time in (1000, 3000, 2000, 5000):
+        producer.produce(topic, b"x" * 100, timestamp=time)
+    assert producer.flush(TIMEOUT_S) == 0
+    assert search(cluster.bootstrap, topic, [0, 1000, 1001, 2500, 3001, 5001]) == [0, 0, 1, 1, 3, None]
 
 
 def joined_with_confluent(bootstrap: str) -> str:

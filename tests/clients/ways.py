@@ -26,6 +26,7 @@ def topic_of(client: str, how: How) -> str:
 TOPICS = {topic_of(client, how): PARTITIONS for client, how in MATRIX}
 TOPICS |= {f"versions-{client}": PARTITIONS for client in CLIENTS}
 TOPICS |= {"librdkafka-tail": 1, "librdkafka-errors": 1}
+TOPICS |= {f"times-time-with-{client}": 1 for client in ("confluent", "kafka-python", "aiokafka")}
 
 KILLED_TOPICS = {
     f"{client}-{verb}": PARTITIONS for client in CLIENTS for verb in ("idempotent", "plain", "consume")

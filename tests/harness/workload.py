@@ -30,9 +30,13 @@ class History:
 
 
 class Load:
-    """Writes to partition 0 of `topic` in the background until it is left. An async context manager."""
+    """Writes to partition 0 of `topic` in the background until it is left. An async context manager.
 
-    def __init__(self, bootstrap: str, topic: str) -> None:
+    pace_s: between one write and the next; 0 is as fast as it can.
+    """
+
+    def __init__(self, bootstrap: str, topic: str, *, pace_s: float = 0) -> None:
+        self._pace_s = pace_s
         self.history = History()
         self._bootstrap = bootstrap
         self._topic = topic
@@ -66,6 +70,8 @@ class Load:
                 self.history.sent += 1
                 receipt = await producer.send(b"value-%d" % number, partition=0)
                 receipts.create_task(self._note(number, receipt))
+                if self._pace_s:
+                    await asyncio.sleep(self._pace_s)
 
     async def _note(self, number: int, receipt: Awaitable[Receipt]) -> None:
         try:

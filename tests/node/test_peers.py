@@ -130,12 +130,16 @@ async def test_a_new_start_of_a_peer_ends_what_its_last_one_left_behind(tmp_path
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" + bytes(100), "not a peer frame"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" + bytes(100), "it looks like HTTP"),
+        (b"GET / ", "it looks like HTTP: peer_port is for the other nodes, admin_port for HTTP"),
+        (bytes.fromhex("16030102"), "it looks like TLS: peer_port speaks no TLS"),
+        (bytes.fromhex("0000001700120003"), "it looks like a Kafka client: peer_port is for the other nodes"),
+        (b"SSH-2.0-OpenSSH\r\n", "not a peer frame: it begins with b'SSH-'"),
         (ANONYMOUS.json(FrameKind.HELLO, ["x"]), "unreadable hello"),
         (ANONYMOUS.json(FrameKind.HELLO, {}), "malformed hello"),
         (b"".join(ANONYMOUS.frame(FrameKind.PING, b"")), "before the hello"),
     ],
-    ids=["http", "a list", "an empty object", "a ping"],
+    ids=["http", "short http", "tls", "kafka", "ssh", "a list", "an empty object", "a ping"],
 )
 @on_uvloop
 async def test_who_does_not_greet_is_sent_away(tmp_path, caplog, data, reason):

@@ -92,6 +92,8 @@ def garbage(name: str) -> bytes:
     return {
         "http": b"GET / HTTP/1.1\r\n\r\n",
         "too large": (101 * MIB).to_bytes(4, "big"),
+        "tls": bytes.fromhex("1603010200010001fc0303"),
+        "peer": b"RLPF" + bytes(52),
         "negative": b"\xff\xff\xff\xff",
         "empty": framed(b""),
         "half a header": framed(b"\0\x03\0"),
@@ -107,7 +109,9 @@ def garbage(name: str) -> bytes:
 
 
 GARBAGE = {
-    "http": "frame of 1195725856 bytes",
+    "http": "it looks like HTTP: listen_port is for Kafka clients, admin_port for HTTP",
+    "tls": "it looks like TLS: listen_port speaks no TLS: set the client's security.protocol to PLAINTEXT",
+    "peer": "it looks like another rlog node: nodes connect to peer_port",
     "too large": "frame of 105906176 bytes",
     "negative": "frame of -1 bytes",
     "empty": "frame ends early",
@@ -133,7 +137,8 @@ def test_garbage_closes_its_connection_with_the_reason_and_no_other(
             client, other = await door.client(), await door.client()
             await other.ask(kafka.encode_describe_node_request(1, "c"))
             client.send([garbage(name)])
-            assert await client.closed() == b""
+            answer = await client.closed()
+            assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\n") if name == "http" else answer == b""
             assert await other.ask(kafka.encode_describe_node_request(1, "c"))
 
     run(main(), loop)
@@ -249,7 +254,7 @@ def test_a_client_that_waits_for_the_budget_may_leave() -> None:
             await until(lambda: len(slow.pending) == 1)
             second.send(produce(batch(900_000)))
             third.send(produce(batch(900_000)))
-            await until(lambda: len(door.server.budget._waiting) == 2)
+            await until(lambda: door.server.budget.waiting_count == 2)
             second.close()
             slow.holds = False
             slow.commit()
@@ -346,8 +351,8 @@ def test_a_connection_lost_while_it_waits_for_the_budget_holds_up_nobody() -> No
             await until(lambda: len(slow.pending) == 1)
             for number, client in ((1, second), (2, third)):
                 client.send(produce(batch(900_000)))
-                await until(lambda number=number: len(door.server.budget._waiting) == number)
-            next(iter(door.server.budget._waiting)).abort()
+                await until(lambda number=number: door.server.budget.waiting_count == number)
+            next(iter(door.server.budget._waiting[1])).abort()
             await until(lambda: door.server.connection_count == 2)
             slow.holds = False
             slow.commit()

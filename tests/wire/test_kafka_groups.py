@@ -74,4 +74,5 @@ def test_a_group_is_found_here_and_refused_with_a_reason(caplog: pytest.LogCaptu
 
     with caplog.at_level(logging.WARNING, "rlog"):
         run(main())
-    assert "wants to join group 'billing': there are no groups here: assign the partitions" in caplog.text
+    assert "group_refused node=1" in caplog.text
+    assert 'group=billing reason="there are no groups here: assign the partitions to read' in caplog.text

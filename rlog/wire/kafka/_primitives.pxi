@@ -391,6 +391,11 @@ cdef class FrameReceiver:
         self.filled += count
         return self.cut()
 
+    def unread(self, Py_ssize_t count_max):
+        """The first bytes that are not part of a frame yet, at most so many; of a large frame none."""
+        cdef Py_ssize_t count = min(count_max, self.filled - self.start)
+        return PyBytes_FromStringAndSize(PyByteArray_AS_STRING(self.buffer) + self.start, count)
+
     cdef list cut(self):
         cdef list frames = []
         cdef char *data = PyByteArray_AS_STRING(self.buffer)

@@ -1,0 +1,28 @@
+"""A node takes as many files as it may, and says when those are fewer than the connections it would take."""
+
+import subprocess
+import sys
+
+import pytest
+
+NODE = """
+import logging, resource, sys
+from rlog.config import NodeConfig
+from rlog.node.production import raise_descriptor_limit
+
+logging.basicConfig(stream=sys.stdout, format="%(message)s")
+resource.setrlimit(resource.RLIMIT_NOFILE, (200, 900))
+raise_descriptor_limit(NodeConfig(cluster_id="c", node_id=1, data_dir="d", connection_count_max={count}))
+print(resource.getrlimit(resource.RLIMIT_NOFILE))
+"""
+
+
+@pytest.mark.parametrize("count", [800, 1000])
+def test_the_limit_of_open_files_is_raised_and_judged(count: int) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", NODE.format(count=count)], capture_output=True, text=True, check=True
+    )
+    *warnings, limits = ended.stdout.splitlines()
+    assert limits == "(900, 900)"
+    warning = "node=1 connection_count_max = 1000, but this process may open 900 files: raise its limit"
+    assert [line.startswith(warning) for line in warnings] == ([True] if count == 1000 else [])
