@@ -20,7 +20,7 @@ from rlog.client import At, Cluster, Consumer, LeaderUnavailable, Record, Start
 from rlog.errors import ConfigurationError
 
 STDOUT = 1
-FETCH_TIMEOUT_MS = 250
+POLL_S = 0.1
 
 
 @dataclass(slots=True)
@@ -156,7 +156,7 @@ class _Consume:
         """Raises LeaderUnavailable where there is an end to reach, and it is not reached."""
         while not self._is_done(consumer):
             try:
-                records = await consumer.fetch(timeout_ms=FETCH_TIMEOUT_MS)
+                records = await self._fetch(consumer)
             except LeaderUnavailable as error:
                 if self.until is not None:
                     raise
@@ -167,6 +167,22 @@ class _Consume:
             if self.count is not None:
                 del records[self.count - self.printer.records :]
             self.printer.write(records)
+
+    async def _fetch(self, consumer: Consumer) -> list[Record]:
+        """The next records; none when the end was reached: behind the last one there may be control batches.
+
+        Longer than the consumer's patience, so that a silent leader raises.
+        """
+        fetching = asyncio.create_task(consumer.fetch(timeout_ms=int(2000 * self.patience_s)))
+        try:
+            while not fetching.done():
+                await asyncio.wait({fetching}, timeout=POLL_S)
+                # In this order: what a finished fetch holds is not printed yet.
+                if not fetching.done() and self._is_done(consumer):
+                    return []
+            return fetching.result()
+        finally:
+            fetching.cancel()
 
     def _is_done(self, consumer: Consumer) -> bool:
         if self.count is not None and self.printer.records >= self.count:

@@ -13,7 +13,8 @@ import click
 from rlog.cli.exits import UNREACHABLE, errors_as_exits, fail
 from rlog.cli.local_cluster import LocalCluster, NodeEnded, NotReady
 from rlog.config import parse_topic
-from rlog.log.directory import check_directory
+from rlog.errors import DataDirectoryError
+from rlog.log.directory import check_directory, locked_by
 
 READY_TIMEOUT_S = 60.0
 POLL_S = 0.2
@@ -80,6 +81,12 @@ def _directory(data: Path | None) -> Iterator[Path]:
     if data is not None:
         for warning in check_directory(data):
             click.echo(f"rlog: {warning}", err=True)
+        # Before anything is written: another cluster's configurations lie there, too.
+        for lock in sorted(data.glob("node-*/lock")):
+            if (holder := locked_by(str(lock))) is not None:
+                raise DataDirectoryError(
+                    f"{lock.parent} is in use by {holder}: end that, or name another directory with --data"
+                )
         yield data.resolve()
         return
     with tempfile.TemporaryDirectory(prefix="rlog-dev-") as name:

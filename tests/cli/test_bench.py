@@ -31,7 +31,7 @@ def test_nodes_of_its_own(tmp_path: Path) -> None:
 def test_a_cluster_that_is_there(cluster: LocalCluster) -> None:
     arguments = ("bench", "-b", cluster.bootstrap, *SHORT)
     assert b"topic 'bench' does not exist" in rlog(*arguments, status=USAGE).stderr
-    report = json.loads(rlog(*arguments, "--topic", "many", "--record-bytes", "1000").stdout)
+    report = json.loads(rlog(*arguments, "--topic", "measured", "--record-bytes", "1000").stdout)
     assert (report["disk"], report["throughput"]["record_bytes"]) == (None, 1000)
     assert report["throughput"]["records_s"] > 0
 

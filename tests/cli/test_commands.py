@@ -124,6 +124,20 @@ def test_dev_starts_again_on_the_data_it_left(tmp_path: Path) -> None:
             assert dev.returncode == 0
 
 
+def test_dev_refuses_a_directory_in_use_and_leaves_it_alone(tmp_path: Path) -> None:
+    with running("dev", "--port", "0", "--data", str(tmp_path)) as dev:
+        ready_line(dev)
+        before = (tmp_path / "node-1.toml").read_text()
+        second = rlog("dev", "--port", "0", "--data", str(tmp_path))
+        assert second.returncode == 4
+        assert f"{tmp_path}/node-1 is in use by pid {node_pids(tmp_path)[0]} (" in second.stderr
+        assert second.stderr.count("\n") == 1
+        assert (tmp_path / "node-1.toml").read_text() == before
+        dev.send_signal(signal.SIGTERM)
+        dev.communicate(timeout=TIMEOUT_S)
+        assert dev.returncode == 0
+
+
 def test_the_nodes_end_with_a_killed_dev(tmp_path: Path) -> None:
     with running("dev", "--port", "0", "--data", str(tmp_path)) as dev:
         ready_line(dev)
