@@ -64,14 +64,15 @@ def wanted_start(
 ) -> int:
     """Where the log is to start: at or above its start, at or below `hwm`. -1: that setting sets no bound.
 
-    Bounded work: what is left to do is done by the next call. Raises CorruptLog.
+    A log without any timestamp is kept whole; beside others, a record without one counts as old. The work is
+    bounded: what is left to do is done by the next call. Raises CorruptLog.
     """
     start = log.start_offset
     if retention_bytes >= 0:
         # A segment that holds a fourth of what is to be kept is ended, so that what is kept stays near it.
         log.end_segment(retention_bytes // 4)
         start = max(start, log.start_keeping(retention_bytes))
-    if retention_ms >= 0:
+    if retention_ms >= 0 and log.newest_timestamp_ms >= 0:
         start = max(start, _first_since(log, now_ms - retention_ms, hwm))
     return min(start, hwm)
 

@@ -293,7 +293,8 @@ class Node:
     def _apply_retention(self) -> None:
         wall_ms, doubted = self.env.wall_clock_ms(), self._retention_clock.doubts
         now_ms = self._retention_clock.now_ms(wall_ms, self._loop.time())
-        if self._retention_clock.doubts and not doubted:
+        goes_by_time = any(self.config.topic(name).retention_ms >= 0 for name in self.config.topics)
+        if self._retention_clock.doubts and not doubted and goes_by_time:
             logger.warning(
                 "node=%d the wall clock is %d s ahead of the records and the time since: retention by time "
                 "goes by the latter until it has stood there for %d minutes; check this machine's clock",

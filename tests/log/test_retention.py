@@ -5,7 +5,7 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlog._core import Vfs, decode_records
+from rlog._core import BatchBuilder, SpanBuilder, Vfs, check_client_batches, decode_records
 from rlog.log.log import PartitionLog
 from rlog.log.retention import HOLD_MS, JUMP_MS, RetentionClock, wanted_start
 from rlog.testing.disk import MemoryDisk
@@ -51,6 +51,24 @@ def test_age_lets_all_go_that_is_older_and_nothing_that_is_not() -> None:
     assert wanted_start(log, end, retention_ms=60_000, now_ms=T0 + 60_001) == end
     assert wanted_start(log, 10, retention_ms=60_000, now_ms=T0 + 60_001) == 10, "only what is committed"
     assert len(decode_records(contents(log))) == 20
+
+
+def test_a_log_without_timestamps_is_kept() -> None:
+    storage = open_storage(Vfs.of(MemoryDisk(Random(1))))
+    log = storage.logs[NAME]
+    batch = BatchBuilder(batch_bytes_max=1000)
+    batch.append(b"timeless", timestamp_ms=-1)
+    data = batch.build()
+    span = SpanBuilder(0, 1)
+    span.add(data, check_client_batches(data, batch_bytes_max=1000)[0])
+    log.append(span.build())
+    settle(storage)
+    log.committed(1)
+    assert wanted_start(log, 1, retention_ms=0, now_ms=T0) == 0
+    log.append(make_span(1, 1))
+    settle(storage)
+    log.committed(3)
+    assert wanted_start(log, 3, retention_ms=1000, now_ms=T0) == 1, "beside others it counts as old"
 
 
 # --- the clock
