@@ -141,6 +141,7 @@ def _counted(partition: Partition) -> list[tuple[Metric, float]]:
         (metrics.ACKNOWLEDGED_RECORDS, counters.acknowledged_records),
         (metrics.REPLICATED_RECORDS, counters.replicated_records),
         (metrics.REPLICATED_BYTES, counters.replicated_bytes),
+        (metrics.LEADER_ACKS, partition.leader_acks_count),
         (metrics.FETCHED_BYTES, counters.fetched_bytes),
         (metrics.ELECTIONS_STARTED, counters.elections_started),
         (metrics.ELECTIONS_WON, counters.elections_won),

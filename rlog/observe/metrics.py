@@ -95,6 +95,12 @@ ACKNOWLEDGED_RECORDS = _declare(
     "Records of produce requests that ended well; a repeated request of an idempotent producer counts again.",
     *PARTITION,
 )
+LEADER_ACKS = _declare(
+    "rlog_leader_acks_total",
+    "counter",
+    "Produce requests with acks=1 that the leader's disk alone was enough for (acks_floor).",
+    *PARTITION,
+)
 REPLICATED_RECORDS = _declare(
     "rlog_replicated_records_total", "counter", "Records appended by this node as a follower.", *PARTITION
 )
