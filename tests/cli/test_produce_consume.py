@@ -153,7 +153,7 @@ def test_a_reader_that_has_enough_ends_it_quietly(address: dict[str, str]) -> No
     rlog("produce", "many", stdin=b"line\n" * 200_000, **address)
     with background("consume", "many", **address) as consumer:
         assert consumer.stdout is not None
-        assert consumer.stdout.readline() == b"line\n"
+        assert consumer.stdout.readline()  # of whichever test wrote to the topic first
         consumer.stdout.close()
         assert consumer.wait(TIMEOUT_S) == 0
         assert consumer.stderr is not None
