@@ -36,8 +36,8 @@ def send_garbage(port: int) -> str:
 @pytest.mark.parametrize(
     ("port_of", "event", "reason"),
     [
-        ("kafka_port", "client_closed", "frame of 1195725856 bytes"),
-        ("peer_port", "peer_connection_refused", "not a peer frame"),
+        ("kafka_port", "client_closed", "it looks like HTTP: listen_port is for Kafka clients"),
+        ("peer_port", "peer_connection_refused", "it looks like HTTP: peer_port is for the other nodes"),
     ],
 )
 def test_garbage_is_one_line_with_address_and_reason_and_never_a_flood(

@@ -1,6 +1,5 @@
 """A data directory as a whole: its format, who uses it, what both copies of meta say, and the watermarks."""
 
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,10 +9,10 @@ from rlog.cli.offline.findings import Finding, Severity
 from rlog.errors import DataDirectoryError, InvariantBroken
 from rlog.log.directory import locked_by, refusal
 from rlog.log.meta import COPIES, FRAME, HEADER, Chain, MetaState, judge, read_chain
-from rlog.log.storage import FORMAT, PARTITIONS
+from rlog.log.storage import FORMAT, FORMAT_TEXT, PARTITIONS
 from rlog.log.watermarks import NAME, SLOT, SLOT_BYTES, Watermark, decode_slot, name_crc
 
-FORMAT_FILE = re.compile(r"rlog data directory\nformat ([0-9]+)\n(?:of (an?) ([a-z ]+)\n)?")
+KINDS = {"of a cluster node\n": "cluster node", "of an embedded log\n": "embedded log"}
 ATTEMPTS = 3
 META_BYTES_MAX = 1 << 30
 
@@ -88,8 +87,8 @@ def _check_format(vfs: Vfs, directory: str) -> str:
             f"{directory} is not an rlog data directory: it has no file 'format'; name a node's data_dir, or "
             "the path of an embedded log"
         ) from error
-    match = FORMAT_FILE.fullmatch(text)
-    if match is None:
+    match = FORMAT_TEXT.fullmatch(text)
+    if match is None or (int(match[1]) == FORMAT and match[2] not in KINDS):
         raise DataDirectoryError(
             f"{directory}/format is damaged, or not of an rlog data directory: {text[:60]!r}"
         )
@@ -97,7 +96,7 @@ def _check_format(vfs: Vfs, directory: str) -> str:
         raise DataDirectoryError(
             f"{directory} has format {match[1]}; this rlog reads format {FORMAT}: use the rlog that wrote it"
         )
-    return match[3] or "cluster node"
+    return KINDS[match[2]]
 
 
 def _read(vfs: Vfs, directory: str, kind: str) -> DataDirectory:
