@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 import rlog
 from rlog.errors import RlogError
 from tests.clients.drivers.base import (
+    CODECS,
     DELIVERY_S,
     EARLIEST,
     PATIENCE_S,
@@ -25,7 +26,7 @@ ACKS = {-1: "all", 1: "leader", 0: "none"}
 
 class Rlog:
     name = "rlog"
-    codecs = ("none", "lz4")
+    codecs = CODECS
     can_be_idempotent = True
     tells_offsets = True
     retries_blindly = False
