@@ -214,10 +214,13 @@ class Span:
         Raises CorruptBatch; its `position` is that of the bad batch. Empty data is refused.
         """
     @staticmethod
-    def of_builder(builder: BatchBuilder, base_offset: int, generation: int) -> Span:
+    def of_builder(
+        builder: BatchBuilder, base_offset: int, generation: int, *, append_time_ms: int = -1
+    ) -> Span:
         """End `builder`, and stamp its batch in place: a span of this one batch, without a copy.
 
-        Raises ValueError as BatchBuilder.build() does, and when offsets are exhausted.
+        append_time_ms: the time that its records get (LogAppendTime); -1 leaves them their own. Raises
+        ValueError as BatchBuilder.build() does, and when offsets are exhausted.
         """
     def slice(self, start: int, end: int | None = None, bytes_max: int | None = None) -> memoryview:
         """Whole batches from the one that contains `start` up to the last that ends at or below `end`.

@@ -20,7 +20,7 @@ from rlog.embedded import lifetime
 from rlog.embedded.batches import Value, batches_of
 from rlog.embedded.reader import Reader, Start, check_range, offset_at, reader_of
 from rlog.embedded.room import Room
-from rlog.embedded.settings import BATCH_BYTES_MAX, Settings, World
+from rlog.embedded.settings import BATCH_BYTES_MAX, Settings, TimestampType, World
 from rlog.embedded.store import Store
 from rlog.embedded.writer import GENERATION, Group, Job, Writer
 from rlog.errors import BatchTooLarge, ConfigurationError, LogClosed, OffsetConflict, RlogError, WrongLoop
@@ -39,6 +39,7 @@ def open_async(
     *,
     compression: Compression = "none",
     batch_bytes_max: int = BATCH_BYTES_MAX,
+    timestamp_type: TimestampType = "create",
     retention_ms: int | None = None,
     retention_bytes: int | None = None,
     queued_bytes_max: int = QUEUED_BYTES_MAX,
@@ -48,7 +49,7 @@ def open_async(
     queued_bytes_max: bytes of records that may wait for the disk; beyond, appends first wait for room. The
     rest, and what entering raises: see `rlog.open`.
     """
-    settings = Settings(compression, batch_bytes_max, retention_ms, retention_bytes)
+    settings = Settings(compression, batch_bytes_max, timestamp_type, retention_ms, retention_bytes)
     if queued_bytes_max < 1:
         raise ConfigurationError(f"queued_bytes_max={queued_bytes_max} lets nothing through: name more")
     return Opening(path, settings, World.real(), queued_bytes_max=queued_bytes_max)
@@ -145,11 +146,13 @@ class AsyncLog:
         await self._room.take(size)
         try:
             join = partial(self._writer.add, value, key, headers, timestamp_ms)
-            offset = await self._commit(join, expect_offset)
+            offset, group = await self._commit(join, expect_offset)
         except BatchTooLarge as error:
             raise self._settings.too_large(error) from None
         finally:
             self._room.give(size)
+        if group.append_time_ms >= 0:
+            timestamp_ms = group.append_time_ms
         return Receipt(self.name, 0, offset, GENERATION, (), "disk", timestamp_ms)
 
     async def append_many(
@@ -168,10 +171,12 @@ class AsyncLog:
         size = sum(builder.size for builder in builders)
         await self._room.take(size)
         try:
-            offset = await self._commit(partial(self._writer.add_batches, builders), expect_offset)
+            offset, group = await self._commit(partial(self._writer.add_batches, builders), expect_offset)
         finally:
             self._room.give(size)
         count = sum(builder.count for builder in builders)
+        if group.append_time_ms >= 0:
+            timestamp_ms = group.append_time_ms
         return ListReceipt(self.name, 0, count, ((offset, count),), GENERATION, (), "disk", timestamp_ms)
 
     async def delete_before(self, offset: int) -> None:
@@ -180,8 +185,8 @@ class AsyncLog:
         check_range(self._store, max(offset, self.start_offset))
         await self._commit(partial(self._writer.trim, offset))
 
-    async def _commit(self, join: Callable[[], Group], expect_offset: int | None = None) -> int:
-        """Call `join`, and return when its group is on disk: where the log ended before."""
+    async def _commit(self, join: Callable[[], Group], expect_offset: int | None = None) -> tuple[int, Group]:
+        """As GroupCommit.commit()."""
         self._check_open()
         try:
             self._writer.check(expect_offset)
@@ -197,7 +202,7 @@ class AsyncLog:
             self._is_busy = True
             self._loop.call_soon(self._begin)  # whoever appends in this turn of the loop comes along
         await self._settled(group)
-        return offset
+        return offset, group
 
     async def _settled(self, group: Group, *, is_member: bool = True) -> None:
         """Return when `group` is on disk. Raises why it is not."""

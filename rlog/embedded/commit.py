@@ -36,10 +36,10 @@ class GroupCommit:
 
     # ---- changing the log
 
-    def commit(self, join: Callable[[], Group], expect_offset: int | None = None) -> int:
+    def commit(self, join: Callable[[], Group], expect_offset: int | None = None) -> tuple[int, Group]:
         """Call `join`, a method of the writer with its arguments, and return when its group is on disk.
 
-        Returns where the log ended before: the offset of the first record added.
+        Returns where the log ended before, the offset of the first record added; and the group.
         """
         try:
             with self.mutex:
@@ -61,7 +61,7 @@ class GroupCommit:
             self._settle_others()
             raise
         self._settle(group, ticket, job)
-        return offset
+        return offset, group
 
     def _take(self, group: Group) -> Job | None:
         """The caller leads: its first job."""

@@ -13,7 +13,7 @@ from rlog.embedded import lifetime
 from rlog.embedded.batches import Value, batches_of
 from rlog.embedded.commit import GroupCommit
 from rlog.embedded.reader import Reader, Start, check_range, chunks, offset_at, reader_of
-from rlog.embedded.settings import BATCH_BYTES_MAX, Settings, World
+from rlog.embedded.settings import BATCH_BYTES_MAX, Settings, TimestampType, World
 from rlog.embedded.store import Store
 from rlog.embedded.writer import GENERATION, Writer
 from rlog.errors import BatchTooLarge
@@ -27,6 +27,7 @@ def open(
     *,
     compression: Compression = "none",
     batch_bytes_max: int = BATCH_BYTES_MAX,
+    timestamp_type: TimestampType = "create",
     retention_ms: int | None = None,
     retention_bytes: int | None = None,
 ) -> "Log":
@@ -36,6 +37,8 @@ def open(
 
     compression: of batches, "none", "gzip", "snappy", "lz4" or "zstd"; where it makes them smaller.
     batch_bytes_max: bytes of the largest batch before compression, at most 64 MiB; see `Log.append_many`.
+    timestamp_type: "create" keeps the timestamps of who appends; "append" gives each record the time at which
+    the log takes it, which never falls, whatever the wall clock does.
     retention_ms: delete what stands before the first record that is no older, by timestamps. A wall clock
     that jumps ahead, or is far ahead of the newest record at opening, is believed only after an hour.
     retention_bytes: delete whole segments from the front while the rest still holds as many bytes. Both are
@@ -45,7 +48,7 @@ def open(
     of a newer version, read-only or not accessible; CorruptLog when what it holds is proven damaged, naming
     the offset; ConfigurationError for a setting that means nothing. Nothing stays open then.
     """
-    settings = Settings(compression, batch_bytes_max, retention_ms, retention_bytes)
+    settings = Settings(compression, batch_bytes_max, timestamp_type, retention_ms, retention_bytes)
     return open_in(path, settings, World.real())
 
 
@@ -103,9 +106,11 @@ class Log:
             timestamp_ms = self._wall_clock_ms()
         try:
             join = partial(self._writer.add, value, key, headers, timestamp_ms)
-            offset = self._commit.commit(join, expect_offset)
+            offset, group = self._commit.commit(join, expect_offset)
         except BatchTooLarge as error:
             raise self._settings.too_large(error) from None
+        if group.append_time_ms >= 0:
+            timestamp_ms = group.append_time_ms
         return Receipt(self.name, 0, offset, GENERATION, (), "disk", timestamp_ms)
 
     def append_many(
@@ -130,8 +135,10 @@ class Log:
         if timestamp_ms is None:
             timestamp_ms = self._wall_clock_ms()
         builders = batches_of(values, timestamp_ms, self._settings, atomic=atomic)
-        offset = self._commit.commit(partial(self._writer.add_batches, builders), expect_offset)
+        offset, group = self._commit.commit(partial(self._writer.add_batches, builders), expect_offset)
         count = sum(builder.count for builder in builders)
+        if group.append_time_ms >= 0:
+            timestamp_ms = group.append_time_ms
         return ListReceipt(self.name, 0, count, ((offset, count),), GENERATION, (), "disk", timestamp_ms)
 
     def delete_before(self, offset: int) -> None:

@@ -96,12 +96,14 @@ class Reader:
                 if missing <= length or len(data) < length:
                     raise CorruptBatch("the batch reaches past the end of its segment", position=0)
                 length = missing
+                # The next batches are likely as big: read those at once, with some room.
+                self._chunk_bytes = missing + missing // 8
         except (CorruptBatch, OSError) as error:
             check_range(self._store, start)  # its file may just have been deleted
             raise self._corrupt(str(error)) from error
         self._batch_offset = reached
         self._position += last
-        self._chunk_bytes = min(4 * self._chunk_bytes, CHUNK_BYTES_MAX)
+        self._chunk_bytes = max(self._chunk_bytes, min(4 * self._chunk_bytes, CHUNK_BYTES_MAX))
         return memoryview(data)[first:last], reached
 
     def _find(self, data: bytes, start: int, end_max: int) -> tuple[int, int, int, int]:

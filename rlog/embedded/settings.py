@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random, SystemRandom
-from typing import Final
+from typing import Final, Literal, get_args
 
 from rlog._core import BatchBuilder, Vfs
 from rlog.clock import wall_clock_ms
@@ -13,6 +13,7 @@ from rlog.log.settings import LogSettings
 from rlog.records import Compression
 
 BATCH_BYTES_MAX: Final = 4 << 20
+TimestampType = Literal["create", "append"]
 BATCH_BYTES_LIMIT: Final = 64 << 20  # a reader decompresses no more than this from one batch
 
 
@@ -22,6 +23,7 @@ class Settings:
 
     compression: Compression = "none"
     batch_bytes_max: int = BATCH_BYTES_MAX
+    timestamp_type: TimestampType = "create"
     retention_ms: int | None = None
     retention_bytes: int | None = None
 
@@ -29,6 +31,10 @@ class Settings:
         if self.batch_bytes_max > BATCH_BYTES_LIMIT:
             raise ConfigurationError(
                 f"batch_bytes_max={self.batch_bytes_max} is above {BATCH_BYTES_LIMIT}: name a smaller one"
+            )
+        if self.timestamp_type not in get_args(TimestampType):
+            raise ConfigurationError(
+                f"timestamp_type={self.timestamp_type!r} is neither 'create' nor 'append'"
             )
         for name in ("retention_ms", "retention_bytes"):
             value = getattr(self, name)
@@ -53,7 +59,8 @@ class Settings:
 
 
 # Readers have descriptors of their own and read what the page cache holds; nothing is kept in memory twice.
-LOG_SETTINGS: Final = LogSettings(tail_bytes_max=0)
+# A node starts with smaller files, for it may have a thousand logs; here each new file is a pause of one.
+LOG_SETTINGS: Final = LogSettings(tail_bytes_max=0, segment_bytes_min=8 << 20)
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,12 +41,14 @@ class Group:
     """Appends that share one write and one fdatasync.
 
     builders: its batches, from start_offset on. shared: the one of them that further single records may join.
+    append_time_ms: the time of its records, where the log stamps them; else -1.
     trim_to: delete what is below it, if that is above the log's start. is_empty: nobody asked for anything.
     waiters: to be called once `is_done`; the first one also to be told that it leads. is_written: its bytes
     may have reached the disk. error: why it failed, or None.
     """
 
     __slots__ = (
+        "append_time_ms",
         "builders",
         "error",
         "is_done",
@@ -62,6 +64,7 @@ class Group:
         self.start_offset = start_offset
         self.builders: list[BatchBuilder] = []
         self.shared: BatchBuilder | None = None
+        self.append_time_ms = -1
         self.trim_to = 0
         self.waiters: list[Callable[[], object]] = []
         self.is_empty = True
@@ -88,7 +91,8 @@ class Writer:
         self._metas_job = False
         self._watermarks_job = False
         self._kept_house_s = -HOUSEKEEPING_S
-        self._retention_clock = RetentionClock(self._log.newest_timestamp_ms)
+        self._newest_ms = self._log.newest_timestamp_ms
+        self._retention_clock = RetentionClock(self._newest_ms)
         self.end_offset = self._log.end_offset
         self.open = Group(self.end_offset)
         self.failure: BaseException | None = None
@@ -155,9 +159,12 @@ class Writer:
         group.is_written = True
         if group.trim_to:
             self._trim(group.trim_to)
+        if self._settings.timestamp_type == "append":
+            # It never falls: what was appended after a moment is one suffix of the log.
+            self._newest_ms = group.append_time_ms = max(self._newest_ms, self._wall_clock_ms())
         spans, end = [], log.end_offset
         for builder in group.builders:
-            spans.append(Span.of_builder(builder, end, GENERATION))
+            spans.append(Span.of_builder(builder, end, GENERATION, append_time_ms=group.append_time_ms))
             end = spans[-1].end_offset
         if end != self.end_offset:
             raise InvariantBroken(f"{self._path}: records up to {end}, and offsets up to {self.end_offset}")

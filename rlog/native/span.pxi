@@ -156,12 +156,17 @@ cdef class Span:
         return span_of(memory, 0, base_offset, generation)
 
     @staticmethod
-    def of_builder(BatchBuilder builder not None, int64_t base_offset, int32_t generation):
+    def of_builder(
+        BatchBuilder builder not None, int64_t base_offset, int32_t generation, *, int64_t append_time_ms=-1
+    ):
         """End `builder`, and stamp its batch in place: a span of this one batch, without a copy.
+
+        append_time_ms: the time that its records get (LogAppendTime); -1 leaves them their own.
 
         Raises ValueError as BatchBuilder.build() does, and when offsets are exhausted.
         """
         cdef SpanMemory memory = SpanMemory.__new__(SpanMemory)
+        cdef BatchHeader header
         if base_offset < 0 or generation < 0:
             raise ValueError(f"no span starts at offset {base_offset} in generation {generation}")
         if base_offset > INT64_MAX - 1 - builder.count:
@@ -171,6 +176,10 @@ cdef class Span:
         memory.capacity = PyBytes_GET_SIZE(memory.owner)
         memory.reserve(0)
         stamp(memory.data, base_offset, generation)
+        if append_time_ms >= 0:
+            if read_header(memory.data, memory.capacity, &header) != FAULT_NONE:
+                raise InvariantBroken("a batch that was just built does not parse")
+            stamp_append_time(memory.data, &header, append_time_ms)
         memory.extend(base_offset + builder.count, memory.capacity)
         return span_of(memory, 0, base_offset, generation)
 

@@ -1,6 +1,7 @@
 """Looking for moments in an embedded log."""
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
@@ -8,11 +9,12 @@ from random import Random
 import pytest
 
 import rlog
-from rlog._core import Vfs
+from rlog._core import Vfs, iterate_batches
 from rlog.client import At
 from rlog.embedded.log import open_in
 from rlog.embedded.settings import Settings
 from rlog.errors import ConfigurationError
+from rlog.log.storage import read_partition
 from tests.embedded.kit import world_of
 
 
@@ -54,5 +56,42 @@ def test_moments_are_aware_datetimes(tmp_path: Path) -> None:
             assert [value async for value in log.values(moment)] == [b"then"]
             with pytest.raises(ConfigurationError, match="has no time zone"):
                 await log.offset_at(datetime(2024, 5, 6))
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("compression", ["none", "zstd"])
+def test_a_log_that_stamps_gives_times_that_never_fall(tmp_path: Path, compression: str) -> None:
+    """Whatever the caller says, and whatever the wall clock does; the receipt names the time."""
+    now = 5000
+    world = replace(world_of(Vfs.system()), wall_clock_ms=lambda: now)
+    settings = Settings(compression=compression, timestamp_type="append")
+    with open_in(tmp_path / "orders", settings, world) as log:
+        assert log.append(b"a", timestamp_ms=9_999_999).timestamp_ms == 5000
+        now = 1000
+        assert log.append_many([b"b" * 99, rlog.NewRecord(b"c" * 99, timestamp_ms=1)]).timestamp_ms == 5000
+        now = 7000
+        assert log.append(b"d").timestamp_ms == 7000
+        assert [record.timestamp_ms for record in log.read()] == [5000, 5000, 5000, 7000]
+        assert log.offset_at(At(5001)) == 3
+    now = 6000
+    with open_in(tmp_path / "orders", settings, world) as log:
+        assert log.append(b"e").timestamp_ms == 7000, "not even when it is opened again"
+    pieces = read_partition(str(tmp_path / "orders"), "log", 5)
+    batches = [batch for piece in pieces for batch in iterate_batches(piece)]
+    assert len(batches) == 4
+    assert all(batch.attributes & 0x08 for batch in batches), "LogAppendTime"
+    with pytest.raises(ConfigurationError, match="timestamp_type='mine' is neither"):
+        rlog.open(tmp_path / "orders", timestamp_type="mine")
+
+
+def test_the_async_twin_stamps_too(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with rlog.open_async(tmp_path / "orders", timestamp_type="append") as log:
+            receipt = await log.append(b"a", timestamp_ms=1)
+            many = await log.append_many([b"b"], timestamp_ms=2)
+            times = [record.timestamp_ms async for record in log.read()]
+            assert times == [receipt.timestamp_ms, many.timestamp_ms]
+            assert times[0] > 1_700_000_000_000
 
     asyncio.run(main())
