@@ -22,16 +22,18 @@ from rlog.cli.record_json import BadRecord, NewRecord, decode
 from rlog.cli.session import connected, explain, run
 from rlog.client import Ack, Acks, ClientError, Compression, Producer
 from rlog.errors import Outcome, RlogError
+from rlog.records import Receipt, Waited
 
 STDIN = 0
 UNANSWERED_MAX = 20_000
 BATCH_BYTES_MAX = 1 << 20
 JSON_LINE_BYTES_MAX = 4 * BATCH_BYTES_MAX  # base64 and escapes make more of the same bytes
 BAR_EVERY = 1000
-WHAT_AN_ACKNOWLEDGEMENT_IS = {
-    "all": "flushed on a majority",
-    "leader": "as the topic's acks_floor asks, at least by the leader",
-    "none": "sent, not acknowledged: acks is none",
+WHAT_WAS_WAITED_FOR: dict[Waited, str] = {
+    "majority": "flushed on a majority",
+    "leader": "flushed by the leader alone",
+    "disk": "flushed",
+    "none": "unanswered",
 }
 
 
@@ -46,12 +48,17 @@ class Failure:
 
 @dataclass(slots=True)
 class Report:
-    """What was done; filled in as it goes on. failed, unknown: records by the outcome of their error."""
+    """What was done; filled in as it goes on. failed, unknown: records by the outcome of their error.
+
+    waited: records by what their acknowledgement waited for, as the receipts say (`rlog.Receipt.waited`): a
+    node may ask for more than `acks` does.
+    """
 
     topic: str
     acks: Acks
     read: int = 0
     acknowledged: int = 0
+    waited: dict[Waited, int] = field(default_factory=dict)
     bytes: int = 0
     seconds: float = 0.0
     failed: int = 0
@@ -61,11 +68,12 @@ class Report:
     partitions: dict[int, list[int]] = field(default_factory=dict)
     """Partition -> [first offset, last offset, records] of what was acknowledged; -1: offset not known."""
 
-    def acknowledge(self, partition: int, offset: int, size: int) -> None:
+    def acknowledge(self, receipt: Receipt, size: int) -> None:
         self.acknowledged += 1
+        self.waited[receipt.waited] = self.waited.get(receipt.waited, 0) + 1
         self.bytes += size
-        span = self.partitions.setdefault(partition, [offset, offset, 0])
-        span[1] = max(span[1], offset)
+        span = self.partitions.setdefault(receipt.partition, [receipt.offset, receipt.offset, 0])
+        span[1] = max(span[1], receipt.offset)
         span[2] += 1
 
     def fail(self, line: int, outcome: Outcome, error: BaseException) -> None:
@@ -85,10 +93,17 @@ class Report:
         return {**asdict(self), "seconds": round(self.seconds, 3), "partitions": spans}
 
     def text(self) -> str:
+        verb = "sent" if self.acks == "none" else "acknowledged"
         return (
-            f"{self.acknowledged:,} of {self.read:,} records acknowledged ({self.bytes:,} bytes), each "
-            f"{WHAT_AN_ACKNOWLEDGEMENT_IS[self.acks]}, in {self.seconds:.2f} s"
+            f"{self.acknowledged:,} of {self.read:,} records {verb} ({self.bytes:,} bytes)"
+            f"{self._waited_text()}, in {self.seconds:.2f} s"
         )
+
+    def _waited_text(self) -> str:
+        kinds = sorted(self.waited.items(), key=lambda item: -item[1])
+        if len(kinds) == 1:
+            return f", each {WHAT_WAS_WAITED_FOR[kinds[0][0]]}"
+        return "".join(f", {count:,} {WHAT_WAS_WAITED_FOR[waited]}" for waited, count in kinds)
 
 
 def _acks(context: click.Context, parameter: click.Parameter, value: str) -> str:
@@ -322,7 +337,7 @@ class _Produce:
                 self.report.fail(line, error.outcome, error)
                 self._reading.cancel()
             else:
-                self.report.acknowledge(receipt.partition, receipt.offset, size)
+                self.report.acknowledge(receipt, size)
             self._unanswered.popleft()
             if len(self._unanswered) <= UNANSWERED_MAX // 2:
                 self._room.set()

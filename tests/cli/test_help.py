@@ -12,7 +12,7 @@ import rlog.cli
 from rlog.cli import bench, exits, produce
 from rlog.cli.main import COMMANDS, main
 from rlog.cli.record_json import FIELDS, encode
-from rlog.records import Record
+from rlog.records import Receipt, Record
 from tests.cli.directories import flip, make, run
 
 DOCUMENT = (Path(__file__).parents[2] / "docs/cli.md").read_text()
@@ -79,7 +79,7 @@ def test_the_json_of_produce_and_consume_is_documented() -> None:
     report = produce.Report("orders", "all", first_failure=produce.Failure(1, "no", "why"))
     record = Record("orders", 0, 7, 1, -1, b"\xff", b"\xff", (("name", b"\xff"),))
     plain = Record("orders", 0, 7, 1, -1, b"key", b"value")
-    report.acknowledge(0, 7, 1)
+    report.acknowledge(Receipt("orders", 0, 7), 1)
     documented = section("produce")
     missing = [name for name in names_in(report.fields()) if f"`{name}`" not in documented and name != "0"]
     assert missing == []

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from rlog.cli.local_cluster import LocalCluster
+from rlog.cli.produce import Report
+from rlog.records import Receipt, Waited
 from tests.cli.commands import RLOG, TIMEOUT_S, background, environment, on_a_terminal, rlog
 from tests.harness import running_cluster, wait_for
 
@@ -41,6 +43,36 @@ def test_lines_go_in_and_come_out(address: dict[str, str], tmp_path: Path) -> No
     assert rlog("consume", "lines", "-e", **address).stdout == b"\n".join(lines) + b"\n"
     assert rlog("consume", "lines", "--from", "4998", "--until", "5000", **address).stdout == b"4998\n4999\n"
     assert rlog("consume", "lines", "-o", "17", "-c", "2", **address).stdout == b"17\n18\n"
+
+
+@pytest.mark.parametrize(
+    ("acks", "waited", "told"),
+    [
+        ("all", "majority", b"3 of 3 records acknowledged (6 bytes), each flushed on a majority, in "),
+        ("leader", "majority", b"3 of 3 records acknowledged (6 bytes), each flushed on a majority, in "),
+        ("none", "none", b"3 of 3 records sent (6 bytes), each unanswered, in "),
+    ],
+)
+def test_the_report_says_what_was_waited_for(
+    address: dict[str, str], acks: str, waited: str, told: bytes
+) -> None:
+    """As the receipts have it: by default a node waits for a majority when it is asked for less."""
+    assert told in rlog("produce", "one", "--acks", acks, stdin=b"aa\nbb\ncc\n", **address).stderr
+    report = rlog("produce", "one", "--acks", acks, "--report", "json", stdin=b"a\nb\n", **address).stdout
+    assert json.loads(report)["waited"] == {waited: 2}
+
+
+def test_a_report_of_several_kinds_counts_each() -> None:
+    report = Report("orders", "leader", read=4)
+    assert report.text() == "0 of 4 records acknowledged (0 bytes), in 0.00 s"
+    kinds: list[Waited] = ["leader", "majority", "leader"]
+    for offset, waited in enumerate(kinds):
+        report.acknowledge(Receipt("orders", 0, offset, waited=waited), 1)
+    assert report.text() == (
+        "3 of 4 records acknowledged (3 bytes), 2 flushed by the leader alone, 1 flushed on a majority, "
+        "in 0.00 s"
+    )
+    assert report.fields()["waited"] == {"leader": 2, "majority": 1}
 
 
 def test_keys_partitions_and_delimiters(address: dict[str, str]) -> None:
