@@ -6,7 +6,8 @@
 * ``"unknown"``  it may have taken effect; only an idempotent retry is safe.
 """
 
-from typing import Literal
+import os
+from typing import Literal, Self
 
 Outcome = Literal["no", "unknown"]
 
@@ -134,6 +135,11 @@ class StorageFailed(RlogError):
     def __init__(self, message: str, *, errno: int, outcome: Outcome | None = None) -> None:
         super().__init__(message, outcome=outcome)
         self.errno = errno
+
+    @classmethod
+    def of(cls, whose: str, operation: str, errno: int) -> Self:
+        """Of a disk job of `whose`, with what the system says of it."""
+        return cls(f"{whose}: {operation} failed: {os.strerror(errno)}", errno=errno)
 
 
 class ProtocolError(RlogError):

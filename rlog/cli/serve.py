@@ -55,6 +55,7 @@ def command(
     with errors_as_exits():
         config = load_config(config_path, **overrides(**flags))
         if check:
+            production.raise_descriptor_limit(config)
             _check(config)
             return
         run(config, stop_on_eof=stop_on_eof)

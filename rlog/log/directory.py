@@ -14,7 +14,7 @@ import os
 import re
 from pathlib import Path
 
-from rlog.errors import DataDirectoryError
+from rlog.errors import DataDirectoryError, StorageFailed
 
 MOUNTS = Path("/proc/self/mountinfo")
 LOCKS = Path("/proc/locks")
@@ -48,7 +48,7 @@ def check_directory(path: str | os.PathLike[str]) -> list[str]:
         raise refusal(str(directory), error) from error
 
 
-def refusal(directory: str, error: OSError) -> DataDirectoryError:
+def refusal(directory: str, error: OSError | StorageFailed) -> DataDirectoryError:
     """What the system said of `directory`, with the mend where there is one to name."""
     mend = _MENDS.get(error.errno or 0)
     return DataDirectoryError(f"{directory}: {error}" + (f"; {mend}" if mend else ""))

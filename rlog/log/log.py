@@ -502,7 +502,7 @@ class PartitionLog:
         return moved
 
     def _fail(self, job: DiskJob | WriteRound) -> StorageFailed:
-        self.failed = StorageFailed(f"{self.name}: {job.error_operation} failed", errno=job.error)
+        self.failed = StorageFailed.of(self.name, job.error_operation, job.error)
         if self._watermarks.file.path in job.error_operation:
             self._watermarks.failed = self.failed
         return self.failed

@@ -400,7 +400,7 @@ class Meta:
         assert job is self._inflight
         self._inflight = None
         if job.error:
-            self.failed = StorageFailed(f"meta: {job.error_operation} failed", errno=job.error)
+            self.failed = StorageFailed.of("meta", job.error_operation, job.error)
             raise self.failed
         self.flushed_sequence = job.tag
 

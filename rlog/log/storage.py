@@ -82,10 +82,8 @@ class Storage:
             except BaseException:
                 lock.close()
                 raise
-        except OSError as error:
+        except (OSError, StorageFailed) as error:
             raise refusal(directory, error) from error
-        except StorageFailed as error:
-            raise DataDirectoryError(f"{directory}: {error}") from error
 
     @property
     def failed(self) -> StorageFailed | None:

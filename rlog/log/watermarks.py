@@ -110,7 +110,7 @@ class Watermarks:
     def sync_done(self, job: DiskJob) -> None:
         """Raises StorageFailed: the watermarks on disk may be old, and recovery relies on their age."""
         if job.error:
-            self.failed = StorageFailed(f"watermarks: {job.error_operation} failed", errno=job.error)
+            self.failed = StorageFailed.of("watermarks", job.error_operation, job.error)
             raise self.failed
 
     def close(self) -> None:

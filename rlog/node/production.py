@@ -17,6 +17,7 @@ import uvloop
 import rlog
 from rlog._core import DiskJob, DiskPool, Vfs, retain_freed_memory
 from rlog.config import NodeConfig
+from rlog.errors import ConfigurationError
 from rlog.log.directory import check_directory
 from rlog.node.env import Env
 from rlog.node.node import Node
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger("rlog.node")
 
 HEAP_RETAINED_BYTES_MAX = 64 << 20
+# Open files of a node that nobody talks to: the standard streams, the loop and its signals, disk threads,
+# meta, watermarks, lock, what listens; some of them for a moment. Counted on Linux: 21 after a start.
+FILES_MIN = 32
+FILES_PER_PEER = 4  # two connections each way, of which some are just being replaced
 
 
 class PoolExecutor:
@@ -124,13 +129,23 @@ async def serve(config: NodeConfig, *, ready: Callable[[Node], None] | None = No
 
 
 def raise_descriptor_limit(config: NodeConfig) -> None:
-    """As far as this process may: a shell's default is a thousand, and each client connection takes one."""
+    """As far as this process may: a shell's default is a thousand, and each client connection takes one.
+
+    Raises ConfigurationError when the node could not even start.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         soft = hard
     except (OSError, ValueError) as error:
         logger.info("node=%d the limit of open files stays at %d: %s", config.node_id, soft, error)
+    needed = FILES_MIN + FILES_PER_PEER * len(config.peers) + len(config.partitions)
+    if resource.RLIM_INFINITY != soft < needed:
+        raise ConfigurationError(
+            f"this process may open {soft} files, and a node with {len(config.peers)} peers and "
+            f"{len(config.partitions)} partitions needs {needed} before the first client: raise its limit "
+            "(ulimit -n, or LimitNOFILE of its service)"
+        )
     if resource.RLIM_INFINITY != soft < config.connection_count_max:
         logger.warning(
             "node=%d connection_count_max = %d, but this process may open %d files: raise its limit "

@@ -11,7 +11,7 @@ import pytest
 from rlog._core import Vfs
 from rlog.embedded.log import Log, open_in
 from rlog.embedded.settings import Settings, World
-from rlog.errors import CorruptLog, RlogError, StorageFailed
+from rlog.errors import CorruptLog, DataDirectoryError, RlogError, StorageFailed
 from rlog.testing.disk import Fault, MemoryDisk
 from rlog.testing.system_disk import SystemDisk
 from tests.embedded.kit import DIRECTORY, SMALL, open_on, values_of, world_of
@@ -103,6 +103,16 @@ def _close_failed(log: Log) -> None:
     except RlogError:
         assert log.is_closed
     log.close()
+
+
+@pytest.mark.parametrize("capacity_bytes", [0, 300, 700])
+def test_a_disk_that_is_full_at_the_first_opening_is_named_with_the_mend(capacity_bytes: int) -> None:
+    disk = MemoryDisk(capacity_bytes=capacity_bytes)
+    with pytest.raises(DataDirectoryError, match=r"/log: .*; make room on its disk$"):
+        open_on(disk)
+    disk.capacity_bytes = None
+    with open_on(disk) as log:
+        log.append(b"first")
 
 
 def test_a_full_disk_refuses_and_a_new_opening_with_room_goes_on() -> None:

@@ -6,7 +6,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -18,8 +18,9 @@ TIMEOUT_S = 30
 USAGE, STORAGE = 2, 4
 
 
-def serve(data: Path | str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "rlog", "serve", "--cluster-id", "c", "--node-id", "1",
+def serve(data: Path | str, *arguments: str, under: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
+    """under: a command that runs the one behind it."""
+    command = [*under, sys.executable, "-m", "rlog", "serve", "--cluster-id", "c", "--node-id", "1",
                "--data-dir", str(data), *arguments]  # fmt: skip
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RLOG_")}
     return subprocess.run(
@@ -56,6 +57,22 @@ def test_a_busy_port_is_named_by_its_setting_with_who_has_it(tmp_path: Path, bus
         f"rlog: cannot listen on peer_host = '127.0.0.1', peer_port = {busy}: port {busy} is in use by "
         f"{me}: end that, or set another peer_port"
     )
+    told = complaint(serve(tmp_path / "1", *free, "--admin", f"127.0.0.1:{busy}"), USAGE)
+    assert told.endswith(f"{me}: end that, or set another admin_port")
+
+
+@pytest.mark.parametrize("files", [8, 12, 30])
+def test_too_few_open_files_are_named_with_the_limit(tmp_path: Path, files: int) -> None:
+    for more in ([], ["--check"]):
+        few = ["sh", "-c", f'ulimit -n {files} && exec "$@"', "sh"]
+        told = complaint(
+            serve(tmp_path / "1", "--listen", "127.0.0.1:0", "--topic", "t:1", *more, under=few), USAGE
+        )
+        assert told == (
+            f"rlog: this process may open {files} files, and a node with 0 peers and 1 partitions needs 33 "
+            "before the first client: raise its limit (ulimit -n, or LimitNOFILE of its service)"
+        )
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -26,3 +26,18 @@ def test_the_limit_of_open_files_is_raised_and_judged(count: int) -> None:
     assert limits == "(900, 900)"
     warning = "node=1 connection_count_max = 1000, but this process may open 900 files: raise its limit"
     assert [line.startswith(warning) for line in warnings] == ([True] if count == 1000 else [])
+
+
+def test_a_node_that_could_not_start_is_told_the_limit_and_the_mend() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", NODE.replace("(200, 900)", "(12, 30)").format(count=100)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[-1] == (
+        "rlog.errors.ConfigurationError: this process may open 30 files, and a node with 0 peers and 0 "
+        "partitions needs 32 before the first client: raise its limit (ulimit -n, or LimitNOFILE of its "
+        "service)"
+    )
