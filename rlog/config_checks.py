@@ -8,6 +8,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from rlog.errors import ConfigurationError
+from rlog.log.anchor import ANCHOR_BYTES_MAX
 
 if TYPE_CHECKING:
     from rlog.config import NodeConfig, TopicConfig
@@ -133,6 +134,12 @@ def _check_sizes(config: "NodeConfig") -> None:
             raise ConfigurationError(
                 f"{name} = {getattr(config, name)} has no room for a batch of "
                 f"batch_bytes_max = {config.batch_bytes_max}: raise the first, or lower the second"
+            )
+    for name in ("peer_frame_bytes_max", "peer_write_bytes_max"):
+        if getattr(config, name) < ANCHOR_BYTES_MAX + 64 * KIB:
+            raise ConfigurationError(
+                f"{name} = {getattr(config, name)} has no room for what stands for deleted records, up to "
+                f"{ANCHOR_BYTES_MAX} bytes: use {ANCHOR_BYTES_MAX + 64 * KIB} or more"
             )
     if config.append_bytes_max > config.peer_frame_bytes_max - 64 * KIB:
         raise ConfigurationError(

@@ -1,60 +1,64 @@
 """Anchors: what stands for the deleted prefix of a log (SAFETY 26).
 
-An anchor says what the log was at a batch boundary: the generation of the record before it, and the producer
-table there. Anchor and remaining records together give everything that the whole log gave. It lies beside the
-segments, in `<offset, 20 digits>.anchor`, and is fsynced before meta names it, which is before the first byte
-of the prefix goes. A follower that lags behind the start of its leader's log installs the leader's anchor.
+An anchor says what the log was at a batch boundary: the generation of the record before it, the time that a
+leader stamped on it, and the producer table there. Anchor and remaining records together give everything that
+the whole log gave. It lies beside the segments, in `<offset, 20 digits>.anchor`, and is fsynced before meta
+names it, which is before the first byte of the prefix goes. A follower that lags behind the start of its
+leader's log installs the leader's anchor.
 
-    4 "RLAN" | 4 version | 8 offset | 4 generation | 8 run start | 4 body bytes
-    body | 4 crc32c of all before
+    4 "RLAN" | 4 version | 8 offset | 4 generation | 8 run start | 8 append time | 4 table bytes
+    the producer table (producers.py) | 4 crc32c of all before
 
-generation: of the record before `offset`; run start: where its run begins. body: the producer table as JSON,
-[[producer id, epoch, base sequence, last sequence, base offset, last offset, max timestamp] …].
+generation: of the record before `offset`; run start: where its run begins; append time: see `Anchor`.
 """
 
-import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from struct import Struct
 
 from crc32c import crc32c
 
 from rlog._core import DiskJob, File, Vfs
-from rlog.log.producers import ProducerBatch
+from rlog.log.producers import TABLE_BYTES_MAX
 
 MAGIC = b"RLAN"
-VERSION = 1
-HEADER = Struct(">4sIQIQI")
+VERSION = 2
+HEADER = Struct(">4sIQIQqI")
 CRC = Struct(">I")
+
+ANCHOR_BYTES_MAX = HEADER.size + TABLE_BYTES_MAX + CRC.size
+"""The largest anchor; it travels in one frame."""
 
 
 @dataclass(frozen=True, slots=True)
 class Anchor:
     """The log up to `offset`, a batch boundary above 0.
 
-    generation: of the record before it, whose run begins at `run_start`. producers: reproduce the producer
-    table at `offset`.
+    generation: of the record before it, whose run begins at `run_start`. append_time_ms: what a leader
+    stamped on that record; -1 when it has its producer's time. producers: the producer table at `offset`, as
+    ProducerTable.encode() has it.
     """
 
     offset: int
     generation: int
     run_start: int
-    producers: list[ProducerBatch] = field(default_factory=list)
+    append_time_ms: int = -1
+    producers: bytes = b""
 
     def encode(self) -> bytes:
-        body = json.dumps(self.producers, separators=(",", ":")).encode()
-        header = HEADER.pack(MAGIC, VERSION, self.offset, self.generation, self.run_start, len(body))
-        return header + body + CRC.pack(crc32c(body, crc32c(header)))
+        fields = (self.offset, self.generation, self.run_start, self.append_time_ms, len(self.producers))
+        header = HEADER.pack(MAGIC, VERSION, *fields)
+        crc = crc32c(self.producers, crc32c(header))
+        return b"".join((header, self.producers, CRC.pack(crc)))
 
 
 def decode_anchor(data: bytes) -> Anchor | None:
-    """None when anything about it is wrong."""
-    if len(data) < HEADER.size + CRC.size or CRC.unpack(data[-4:])[0] != crc32c(data[:-4]):
+    """None when anything about it is wrong. The producer table is not looked into."""
+    if len(data) < HEADER.size + CRC.size or CRC.unpack(data[-4:])[0] != crc32c(memoryview(data)[:-4]):
         return None
-    magic, version, offset, generation, run_start, size = HEADER.unpack_from(data)
+    magic, version, offset, generation, run_start, append_time_ms, size = HEADER.unpack_from(data)
     if magic != MAGIC or version != VERSION or size != len(data) - HEADER.size - CRC.size:
         return None
-    producers: list[ProducerBatch] = [tuple(batch) for batch in json.loads(data[HEADER.size : -4])]
-    return Anchor(offset, generation, run_start, producers)
+    return Anchor(offset, generation, run_start, append_time_ms, data[HEADER.size : -4])
 
 
 def anchor_name(offset: int) -> str:

@@ -22,13 +22,14 @@ from contextlib import contextmanager
 from rlog._core import DiskJob, Span, Vfs, WriteRound
 from rlog.errors import CorruptLog, InvariantBroken, StorageFailed
 from rlog.log.anchor import Anchor, load_anchor
+from rlog.log.cutting import Cut, add_cut
 from rlog.log.meta import Meta
 from rlog.log.prefix import Prefix
 from rlog.log.producers import ProducerTable
 from rlog.log.reader import Reader
 from rlog.log.recovery import Examined
-from rlog.log.rounds import Cut, Round
-from rlog.log.segment import Segment, index_name, length_for, segment_name
+from rlog.log.rounds import Round, take
+from rlog.log.segment import Segment, length_for
 from rlog.log.settings import LogSettings
 from rlog.log.short_way import ShortWay
 from rlog.log.tail import Piece, Tail
@@ -61,8 +62,8 @@ class PartitionLog:
         self.end_offset = found.end_offset
         self.flushed_offset = found.end_offset
         self.generations = found.generations
-        self.producers = ProducerTable()
-        self.producers.appended(found.producers)
+        self.producers = ProducerTable.decode(found.producers)
+        self.producers.appended(found.appended)
         self._producers_from = found.producers_from  # a cut below it needs a rebuild of the table
         self.suspect = found.suspect
         self.damage = found.damage
@@ -76,7 +77,9 @@ class PartitionLog:
         self._name_crc = name_crc(name)
         self._settings = settings
         self._segments = found.segments
-        self._prefix = Prefix(name, vfs, directory, meta=meta, segments=self._segments)
+        self._prefix = Prefix(
+            name, vfs, directory, meta=meta, segments=self._segments, append_time_ms=found.base_append_time_ms
+        )
         self._hwm = self.base_offset  # nothing below it is ever cut (SAFETY 7)
         self._written_offset = self.end_offset  # end of what was handed to jobs
         self._queue: deque[Piece] = deque()  # pieces from _written_offset on
@@ -173,7 +176,7 @@ class PartitionLog:
         """A new active segment in memory; the job that first writes to it creates it."""
         length = length_for(size, last.length if last is not None else 0, self._settings)
         if last is not None and last.fill:
-            last.seal = last.encode_index(self.producers.batches())
+            last.seal = last.encode_index(self.producers.encode())
         segment = Segment.new(self._vfs, self._directory, self.end_offset, length, self._settings)
         if last is not None and not last.fill:
             self._segments.pop()  # empty and too small: the new one takes its name
@@ -234,9 +237,10 @@ class PartitionLog:
 
     def _producers_at(self, offset: int) -> tuple[ProducerTable, int]:
         """The table at boundary `offset`, and from where on it can be cut step by step."""
-        before = self.anchor().producers if self.base_offset else []
         with self._quarantining():
-            return self._reader.producers_at(offset, self.base_offset, before)
+            return self._reader.producers_at(
+                offset, self.base_offset, lambda: self.anchor().producers if self.base_offset else b""
+            )
 
     def trim(self, offset: int) -> int:
         """Delete what is below `offset`: readers may not begin there from now on; files follow by later jobs.
@@ -273,6 +277,25 @@ class PartitionLog:
         """The largest timestamp of all that is left; -1 when there is none."""
         return max((segment.max_timestamp_ms for segment in self._segments), default=-1)
 
+    def last_append_time_ms(self) -> int:
+        """What a leader stamped on the last record, be it deleted; -1: it has, or had, its producer's time.
+
+        Raises CorruptLog.
+        """
+        if self.end_offset == self.base_offset:
+            return self._prefix.append_time_ms
+        with self._quarantining():
+            return self._reader.append_time_before(self.end_offset)
+
+    @property
+    def lacks_room(self) -> bool:
+        """The disk had no room for an anchor: what it stands for is not deleted yet, or not installed."""
+        return self._prefix.lacks_room
+
+    def try_again(self) -> None:
+        """There may be room now. To be called about each second while the log `lacks_room`."""
+        self._prefix.lacks_room = False
+
     def anchor(self) -> Anchor:
         """What stands for the deleted prefix, from its file. Blocking. Raises CorruptLog when it is bad."""
         found = load_anchor(self._vfs, self._directory, self.base_offset)
@@ -305,8 +328,7 @@ class PartitionLog:
         self.end_offset = self._written_offset = anchor.offset
         self.flushed_offset = 0
         self.generations.replace(anchor.generation, anchor.run_start)
-        self.producers = ProducerTable()
-        self.producers.appended(anchor.producers)
+        self.producers = ProducerTable.decode(anchor.producers)
         self._producers_from = anchor.offset
 
     def committed(self, hwm: int) -> None:
@@ -343,11 +365,7 @@ class PartitionLog:
         if self._pending_anchor is not None:
             self._inflight = self._install_job(self._pending_anchor)
         elif self._pending_cut is not None:
-            try:
-                self._inflight = self._cut_job(self._pending_cut)
-            except OSError as error:  # half built: what it took from `_removed` would never be unlinked
-                self.failed = StorageFailed(f"{self.name}: {error}", errno=error.errno or 0)
-                raise self.failed from error
+            self._inflight = self._cut_job(self._pending_cut)
         else:
             self._inflight = self._prefix_job()
             if self._inflight is None and self._queue:
@@ -370,14 +388,21 @@ class PartitionLog:
             table = self.producers
         else:
             table = self._producers_at(base)[0]
-        anchor = Anchor(base, *self.generations.run_before(base), table.batches())
+        with self._quarantining():
+            append_time_ms = self._reader.append_time_before(base)
+        anchor = Anchor(base, *self.generations.run_before(base), append_time_ms, table.encode())
         job = self._prefix.anchor_job(anchor)
         job.tag = Round(self._epoch, self.flushed_offset, anchor=anchor)
         return job
 
-    def _install_job(self, anchor: Anchor) -> DiskJob:
-        """First the anchor's file; then, when meta has it on record, everything else goes (SAFETY 25)."""
+    def _install_job(self, anchor: Anchor) -> DiskJob | None:
+        """First the anchor's file; then, when meta has it on record, everything else goes (SAFETY 25).
+
+        None while the disk has no room for the file: the old log stays, and nothing is flushed.
+        """
         if not self._is_anchor_recorded:
+            if self.lacks_room:
+                return None
             job = self._prefix.anchor_job(anchor)
             job.tag = Round(self._epoch, 0, anchor=anchor)
             return job
@@ -392,37 +417,16 @@ class PartitionLog:
         """One vectored write of what is queued for one segment, one fdatasync, one watermark."""
         segment = self._queue[0].segment
         job = DiskJob(self._vfs)
-        start = self._written_offset
         sealed = None if segment.created else self._add_roll(job, segment)
-        buffers: list[Span | memoryview] = []
-        position = -1
-        size = 0
         room = self._settings.round_bytes_max
-        while self._queue and self._queue[0].segment is segment:
-            piece = self._queue[0]
-            whole: Span | memoryview = piece.span
-            if start != piece.start or piece.end != piece.span.end_offset or piece.span.size > room:
-                whole = piece.span.slice(start, piece.end, max(room, 1))
-            if size and len(whole) > room:
-                break
-            if position < 0:
-                position = piece.position
-                if start != piece.start:
-                    position += len(piece.span.slice(piece.start, start))
-            buffers.append(whole)
-            size += len(whole)
-            room -= len(whole)
-            start = piece.span.boundary(start, len(whole), piece.end)
-            if start < piece.end:
-                break
-            self._queue.popleft()
+        position, buffers, size, end = take(self._queue, self._written_offset, room)
         job.write(segment.file, position, buffers, batches=True)
         job.fdatasync(segment.file)
-        self._add_watermark(job, start)
+        self._add_watermark(job, end)
         job.sync_if_sparse(self._watermarks.file)
         segment.written = max(segment.written, position + size)
-        self._written_offset = start
-        job.tag = Round(self._epoch, start, size, sealed=sealed)
+        self._written_offset = end
+        job.tag = Round(self._epoch, end, size, sealed=sealed)
         return job
 
     def _add_roll(self, job: DiskJob, segment: Segment) -> Segment | None:
@@ -448,27 +452,14 @@ class PartitionLog:
         job.write(self._watermarks.file, self._state.slot * SLOT_BYTES, [slot])
 
     def _cut_job(self, cut: Cut) -> DiskJob:
-        """Carry a cut out: nothing of it is left on disk when this job is done (SAFETY 14)."""
+        """Raises StorageFailed."""
         job = DiskJob(self._vfs)
         removed, self._removed = self._removed, []
-        segment = cut.segment
-        names = []
-        for gone in removed:
-            names += [segment_name(gone.base_offset)] + [index_name(gone.base_offset)] * gone.indexed
-        if segment.indexed:
-            names.append(index_name(segment.base_offset))
-            segment.indexed = False
-        for name in names:
-            job.unlink(f"{self._directory}/{name}")
-        if segment.created:
-            if not segment.file.is_open:
-                segment.file = self._vfs.open(f"{self._directory}/{segment_name(segment.base_offset)}")
-            if segment.written > cut.position:
-                job.zero(segment.file, cut.position, segment.written - cut.position)
-                segment.written = cut.position
-            job.fdatasync(segment.file)
-        if names:
-            job.fsync_dir(self._directory)
+        try:
+            add_cut(job, self._vfs, self._directory, cut, removed)
+        except OSError as error:  # half built: what it took from `_removed` would never be unlinked
+            self.failed = StorageFailed(f"{self.name}: {error}", errno=error.errno or 0)
+            raise self.failed from error
         self._add_watermark(job, self._written_offset)
         job.fdatasync(self._watermarks.file)
         job.tag = Round(self._epoch, self._written_offset, is_cut=True)
@@ -483,8 +474,7 @@ class PartitionLog:
         self._inflight = None
         done: Round = job.tag
         self.queued_bytes -= done.size
-        is_harmless = done.anchor is not None and self._pending_anchor is None
-        if job.error and not (is_harmless and self._prefix.tolerates(job.error)):
+        if job.error and not (done.anchor is not None and self._prefix.tolerates(job.error)):
             raise self._fail(job)
         self._watermarks.dirty = True
         if done.sealed is not None:
@@ -510,7 +500,7 @@ class PartitionLog:
     def _anchored(self, anchor: Anchor) -> None:
         """The anchor's file is durable: put it on record."""
         if self._pending_anchor is None:
-            self._prefix.anchored(anchor.offset)
+            self._prefix.anchored(anchor)
             self.generations.prune(anchor.offset)
             return
         fields = (anchor.offset, anchor.generation, anchor.run_start, self.cut_counter + 1)

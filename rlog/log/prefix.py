@@ -29,10 +29,21 @@ NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 class Prefix:
     """What is deleted of one log. The owner runs one job of it at a time, and reports its end."""
 
-    def __init__(self, name: str, vfs: Vfs, directory: str, *, meta: Meta, segments: list[Segment]) -> None:
+    def __init__(
+        self,
+        name: str,
+        vfs: Vfs,
+        directory: str,
+        *,
+        meta: Meta,
+        segments: list[Segment],
+        append_time_ms: int,
+    ) -> None:
         state = meta.state.partitions[name]
         self.base_offset = state.anchor
         self.start_offset = max(state.log_start, state.anchor)
+        self.append_time_ms = append_time_ms  # of the record before the base, as its anchor has it
+        self.lacks_room = False  # for an anchor; nothing is tried before the owner takes this back
         self._name = name
         self._vfs = vfs
         self._directory = directory
@@ -40,7 +51,6 @@ class Prefix:
         self._segments = segments  # shared with the log
         self._doomed: list[str] = []  # files below the base, once meta has named its anchor
         self._doomed_barrier = 0  # the meta sequence of that
-        self._has_no_room = False  # for an anchor; tried again at the next trim
 
     @property
     def is_settled(self) -> bool:
@@ -49,7 +59,7 @@ class Prefix:
 
     def trim(self, offset: int) -> int:
         """Readers may not begin below `offset` any more. Returns the meta sequence that makes it durable."""
-        self._has_no_room = False
+        self.lacks_room = False
         if offset <= self.start_offset:
             return self._meta.sequence
         self.start_offset = offset
@@ -61,7 +71,7 @@ class Prefix:
         flushed_offset: at or below it everything is flushed and committed. idle_end: the end of the log when
         all of it is, and nothing is under way: then even the active segment may go.
         """
-        if self.start_offset == self.base_offset or self._doomed or self._has_no_room:
+        if self.start_offset == self.base_offset or self._doomed or self.lacks_room:
             return None
         if idle_end is not None and self.start_offset >= idle_end:
             return idle_end if idle_end > self.base_offset else None
@@ -78,15 +88,16 @@ class Prefix:
         return job
 
     def tolerates(self, error_number: int) -> bool:
-        """Whether an anchor could not be written for want of room: nothing depends on it yet."""
-        self._has_no_room = error_number in NO_ROOM
-        return self._has_no_room
+        """Whether an anchor could not be written for want of room: nothing depends on it yet (SAFETY 16)."""
+        self.lacks_room = error_number in NO_ROOM
+        return self.lacks_room
 
-    def anchored(self, offset: int) -> None:
-        """The anchor at `offset` is durable: name it, and forget what lies below."""
-        self._doom_files(offset)
-        self._doomed_barrier = self._meta.queue("anchor", self._name, offset)
-        self.base_offset = offset
+    def anchored(self, anchor: Anchor) -> None:
+        """The anchor is durable: name it, and forget what lies below."""
+        self._doom_files(anchor.offset)
+        self._doomed_barrier = self._meta.queue("anchor", self._name, anchor.offset)
+        self.base_offset = anchor.offset
+        self.append_time_ms = anchor.append_time_ms
 
     def _doom_files(self, base_offset: int) -> None:
         if self.base_offset:
@@ -125,5 +136,7 @@ class Prefix:
         for segment in self._segments:
             self.doom(segment)
         self._segments.clear()
+        self.lacks_room = False
         self.base_offset = anchor.offset
         self.start_offset = max(self.start_offset, anchor.offset)
+        self.append_time_ms = anchor.append_time_ms

@@ -8,14 +8,15 @@ is a CorruptLog, for the owner of the log to act upon.
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 
-from rlog._core import Span, Vfs, find_batches
+from rlog._core import Span, Vfs, find_batches, iterate_batches
 from rlog.errors import CorruptBatch, CorruptLog, InvariantBroken
 from rlog.log.generations import GenerationTable
-from rlog.log.producers import ProducerBatch, ProducerTable
+from rlog.log.producers import ProducerTable
 from rlog.log.segment import Segment, load_index, segment_name
 from rlog.log.settings import LogSettings
 from rlog.log.tail import Tail
 
+APPEND_TIME_BIT = 0x08  # of a batch's attributes
 READ_BYTES_MAX = 4 << 20  # of what is read to be looked at only
 
 
@@ -114,28 +115,41 @@ class Reader:
         return spans
 
     def producers_at(
-        self, offset: int, base_offset: int, producers: list[ProducerBatch]
+        self, offset: int, base_offset: int, base_producers: Callable[[], bytes]
     ) -> tuple[ProducerTable, int]:
         """The producer table at boundary `offset`: from the last one stored before it, beside a segment or in
-        the anchor (`producers`, at `base_offset`), and the log from there on; and that place.
+        the anchor (`base_producers`, at `base_offset`), and the log from there on; and that place.
 
         Raises CorruptLog.
         """
-        table, start = ProducerTable(), base_offset
-        for segment in reversed(self._segments):
-            stored = (
-                load_index(self._vfs, self._directory, segment.base_offset, 1) if segment.indexed else None
-            )
-            if stored is not None and stored.end_offset <= offset:
-                start, producers = stored.end_offset, stored.producers
-                break
-        table.appended(producers)
+        table, start = self._stored_producers(offset) or (
+            ProducerTable.decode(base_producers()),
+            base_offset,
+        )
         end = start
         while end < offset:
             for view, reached in self.walk(end, READ_BYTES_MAX, offset):
                 table.appended(Span.parse(view).producer_batches())
                 end = reached
         return table, start
+
+    def _stored_producers(self, offset: int) -> tuple[ProducerTable, int] | None:
+        """The last table that lies beside a segment which ends at or below `offset`, and where that is."""
+        for segment in reversed(self._segments):
+            if segment.end_offset <= offset and segment.indexed:
+                stored = load_index(self._vfs, self._directory, segment.base_offset, 1)
+                if stored is not None and stored.end_offset == segment.end_offset:
+                    return ProducerTable.decode(stored.producers), stored.end_offset
+        return None
+
+    def append_time_before(self, offset: int) -> int:
+        """What a leader stamped on the record before boundary `offset`; -1: it has its producer's time.
+
+        Raises CorruptLog.
+        """
+        ((batch, _),) = self.walk(offset - 1, 1, offset)
+        (info,) = iterate_batches(batch, verify=False)
+        return info.max_timestamp if info.attributes & APPEND_TIME_BIT or info.is_control else -1
 
     def _open_segment_of(self, offset: int) -> Segment:
         """The segment that holds the record at `offset`, its file open; at most one full one stays so."""

@@ -61,16 +61,18 @@ class Examined:
 
     segments: oldest first; the last is the active one. generations: orphan starts voided (SAFETY 3).
     damage: why it is quarantined; then nothing on disk is touched. rewrite: the active segment must be
-    written anew. remove: file names that must go. producers: reproduce the producer table at the end,
-    exactly so for a later cut that does not go below `producers_from`. clean: it was shut down
-    in an orderly way.
+    written anew. remove: file names that must go. producers: the producer table at `producers_from`, encoded;
+    appended: the batches of producers after it. base_append_time_ms: the anchor's. clean: it was shut down in
+    an orderly way.
     """
 
     segments: list[Segment] = field(default_factory=list)
     end_offset: int = 0
     generations: GenerationTable = field(default_factory=GenerationTable)
-    producers: list[ProducerBatch] = field(default_factory=list)
+    producers: bytes = b""
     producers_from: int = 0
+    appended: list[ProducerBatch] = field(default_factory=list)
+    base_append_time_ms: int = -1
     damage: str | None = None
     suspect: bool = False
     rewrite: bool = False
@@ -155,6 +157,7 @@ class Examiner:
         if anchor is None or anchor.generation != self._generations.at(self._base - 1):
             raise _Rot(f"its anchor at offset {self._base} is damaged or missing")
         self._found.producers = anchor.producers
+        self._found.base_append_time_ms = anchor.append_time_ms
 
     def _walk(self, bases: list[int]) -> None:
         slot = self._watermark
@@ -183,7 +186,7 @@ class Examiner:
             if generation == 0:
                 break
             position, offset = scan_batches(
-                data, position, offset, generation, run_end, segment.index, self._found.producers
+                data, position, offset, generation, run_end, segment.index, self._found.appended
             )
             if offset < run_end:
                 break
@@ -202,9 +205,9 @@ class Examiner:
             self._found.producers = stored.producers
         else:
             self._scan(segment, segment.file.pread(segment.length, 0), end)
-            table = ProducerTable()
-            table.appended(self._found.producers)
-            self._found.producers = table.batches()
+            table = ProducerTable.decode(self._found.producers)
+            table.appended(self._found.appended)
+            self._found.producers, self._found.appended = table.encode(), []
             segment.seal = segment.encode_index(self._found.producers)
         self._found.producers_from = end
         segment.file.close()

@@ -1,18 +1,15 @@
-"""What the jobs of a log stand for: the tag of each, taken again when it completes."""
+"""The rounds of a log: what one of them writes, and what each job stands for: its tag, taken again when it
+completes.
+"""
 
+from collections import deque
 from dataclasses import dataclass
+from typing import NamedTuple
 
+from rlog._core import Span
 from rlog.log.anchor import Anchor
 from rlog.log.segment import Segment
-
-
-@dataclass(frozen=True, slots=True)
-class Cut:
-    """A cut at `offset`, which lies at `position` of `segment`."""
-
-    offset: int
-    segment: Segment
-    position: int
+from rlog.log.tail import Piece
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,3 +26,44 @@ class Round:
     is_cut: bool = False
     sealed: Segment | None = None
     anchor: Anchor | None = None
+
+
+class Taken(NamedTuple):
+    """Whole batches that lie one behind the other, from `position` of their segment on, `size` bytes in all.
+
+    end: the offset behind the last of them.
+    """
+
+    position: int
+    buffers: list[Span | memoryview]
+    size: int
+    end: int
+
+
+def take(queue: deque[Piece], start: int, bytes_max: int) -> Taken:
+    """What follows offset `start` in `queue`, as far as one segment holds it and up to `bytes_max` bytes, but
+    at least one batch. Pieces that are taken to their ends leave the queue."""
+    segment = queue[0].segment
+    buffers: list[Span | memoryview] = []
+    position = -1
+    size = 0
+    room = bytes_max
+    while queue and queue[0].segment is segment:
+        piece = queue[0]
+        whole: Span | memoryview = piece.span
+        if start != piece.start or piece.end != piece.span.end_offset or piece.span.size > room:
+            whole = piece.span.slice(start, piece.end, max(room, 1))
+        if size and len(whole) > room:
+            break
+        if position < 0:
+            position = piece.position
+            if start != piece.start:
+                position += len(piece.span.slice(piece.start, start))
+        buffers.append(whole)
+        size += len(whole)
+        room -= len(whole)
+        start = piece.span.boundary(start, len(whole), piece.end)
+        if start < piece.end:
+            break
+        queue.popleft()
+    return Taken(position, buffers, size, start)

@@ -7,12 +7,11 @@ last lies an index file:
 
     4 "RLIX" | 4 version | 8 base offset | 8 end offset | 8 end position | 4 index bytes | 4 producer bytes
     index: 24-byte entries (offset, position, largest timestamp up to the next entry, -1: none)
-    producers: JSON | 4 crc32c of all before
+    the producer table (producers.py) | 4 crc32c of all before
 
 It is written without a sync as the segment is sealed, and rebuilt by a scan when it is absent or wrong.
 """
 
-import json
 import re
 from dataclasses import dataclass
 from struct import Struct
@@ -20,13 +19,12 @@ from struct import Struct
 from crc32c import crc32c
 
 from rlog._core import DiskJob, File, SegmentIndex, Span, Vfs
-from rlog.log.producers import ProducerBatch
 from rlog.log.settings import LogSettings
 
 FILE_NAME = re.compile(r"([0-9]{20})\.(log|index|anchor)")
 TEMPORARY = ".tmp"
 INDEX_MAGIC = b"RLIX"
-INDEX_VERSION = 2
+INDEX_VERSION = 3
 INDEX_HEADER = Struct(">4sIQQQII")
 CRC = Struct(">I")
 
@@ -95,28 +93,24 @@ class Segment:
         self.indexed = True
         self.seal = b""
 
-    def encode_index(self, producers: list[ProducerBatch]) -> bytes:
-        """The index file of this segment as it is now; `producers` reproduce the producer table at its
-        end.
-        """
+    def encode_index(self, producers: bytes) -> bytes:
+        """The index file of this segment as it is now. producers: the table at its end, encoded."""
         index = self.index.to_bytes()
-        table = json.dumps(producers, separators=(",", ":")).encode()
-        header = INDEX_HEADER.pack(
-            INDEX_MAGIC, INDEX_VERSION, self.base_offset, self.end_offset, self.fill, len(index), len(table)
-        )
-        data = header + index + table
-        return data + CRC.pack(crc32c(data))
+        fields = (self.base_offset, self.end_offset, self.fill, len(index), len(producers))
+        header = INDEX_HEADER.pack(INDEX_MAGIC, INDEX_VERSION, *fields)
+        crc = crc32c(producers, crc32c(index, crc32c(header)))
+        return b"".join((header, index, producers, CRC.pack(crc)))
 
 
 @dataclass(frozen=True, slots=True)
 class IndexFile:
-    """A decoded index file."""
+    """A decoded index file. producers: the table at its end, encoded."""
 
     index: SegmentIndex
     base_offset: int
     end_offset: int
     end_position: int
-    producers: list[ProducerBatch]
+    producers: bytes
 
 
 def decode_index(data: bytes, interval_bytes: int) -> IndexFile | None:
@@ -128,8 +122,7 @@ def decode_index(data: bytes, interval_bytes: int) -> IndexFile | None:
     if magic != INDEX_MAGIC or version != INDEX_VERSION or len(body) != index_bytes + table_bytes:
         return None
     index = SegmentIndex.from_bytes(body[:index_bytes], interval_bytes)
-    producers: list[ProducerBatch] = [tuple(batch) for batch in json.loads(body[index_bytes:])]
-    return IndexFile(index, base, end, position, producers)
+    return IndexFile(index, base, end, position, body[index_bytes:])
 
 
 def load_index(vfs: Vfs, directory: str, base_offset: int, interval_bytes: int) -> IndexFile | None:

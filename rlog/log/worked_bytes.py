@@ -59,20 +59,25 @@ WORKED_APPEND_TIME: Final = """
 
 WORKED_INDEX: Final = """
 52 4c 49 58         "RLIX"
-00000002            version 2
+00000003            version 3
 00000000 00000007   base offset 7: of the segment
 00000000 00000009   end offset 9
 00000000 00000054   end position: 84 bytes of batches
 00000018            24 bytes of entries
-00000017            23 bytes of producer batches
+0000002c            44 bytes of the producer table
                     the one entry
 00000000 00000007   a batch with base offset 7 begins
 00000000 00000000   at byte 0
 00000199 c82cc005   the latest record up to the next entry is of 1760000000005 ms
-                    producer batches, as JSON: id, epoch, sequences, offsets, append time
-5b5b34312c312c3130302c3130312c372c382c2d315d5d
-                    [[41,1,100,101,7,8,-1]]
-0fc11191            crc32c of everything before
+                    the producer table: one producer
+00000000 00000029   producer id 41
+0001                its epoch 1
+0001                one batch is remembered
+00000064 00000065   sequences 100 to 101
+00000000 00000007   offsets 7
+00000000 00000008   to 8
+ffffffff ffffffff   append time -1: the producer's timestamps
+ba80274a            crc32c of everything before
 """
 
 

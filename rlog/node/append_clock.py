@@ -3,8 +3,9 @@
 The wall clock may be set back, and the clock of the next leader may be behind that of the last. Yet a record
 that follows another one gets no earlier time: so those appended after a moment are one suffix of the log, and
 a consumer that starts there misses none of them. What is stamped is therefore max(wall clock, last stamp);
-the last stamp is the log's own, or else this leader's. So a clock that ran an hour ahead holds the times of
-its partitions for an hour after it is put right: they stand still, and do not fall.
+the last stamp is the log's own, kept in its anchor when every record is deleted, or else this leader's. So a
+clock that ran an hour ahead holds the times of its partitions for an hour after it is put right: they stand
+still, and do not fall.
 
 Only where leaders stamped all along: records of the time when the topic kept its producers' timestamps say
 nothing about any leader's clock.
@@ -12,10 +13,7 @@ nothing about any leader's clock.
 
 from collections.abc import Callable
 
-from rlog._core import iterate_batches
 from rlog.log.log import PartitionLog
-
-APPEND_TIME_BIT = 0x08
 
 
 class AppendClock:
@@ -35,15 +33,6 @@ class AppendClock:
     def now_ms(self) -> int:
         """The time to stamp now. Raises CorruptLog when the end of the log cannot be read."""
         if self._last_ms is None:
-            self._last_ms = last_stamp_ms(self._log)
+            self._last_ms = self._log.last_append_time_ms()
         self._last_ms = max(self._last_ms, self._wall_clock_ms())
         return self._last_ms
-
-
-def last_stamp_ms(log: PartitionLog) -> int:
-    """What the leader that appended the last batch stamped it with; -1 when it is a producer's time."""
-    if log.base_offset == log.end_offset:
-        return -1
-    (batch,) = log.read(log.end_offset - 1, bytes_max=1, end_max=log.end_offset)
-    (info,) = iterate_batches(batch, verify=False)
-    return info.max_timestamp if info.attributes & APPEND_TIME_BIT or info.is_control else -1

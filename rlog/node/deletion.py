@@ -19,6 +19,9 @@ class DeleteResult:
     log_start: int = -1
 
 
+WAITS_COUNT_MAX = 1000
+"""Requests that may wait at once, per partition; more are refused, and may be sent again later."""
+
 DeleteDone = Callable[[DeleteResult], None]
 
 
@@ -36,6 +39,10 @@ class Deletions:
 
     def __init__(self) -> None:
         self._waits: list[_Wait] = []
+
+    @property
+    def is_full(self) -> bool:
+        return len(self._waits) >= WAITS_COUNT_MAX
 
     @property
     def deadline(self) -> float:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rlog._core import Span, SpanBuilder
 from rlog.errors import CorruptLog, InvariantBroken, ProtocolError, StorageFailed
 from rlog.log.anchor import Anchor, decode_anchor
+from rlog.log.producers import ProducerTable
 from rlog.observe.events import emit
 from rlog.raft.effects import (
     Cut,
@@ -58,6 +59,10 @@ def payload_of(envelope: Envelope) -> Payload:
         announced = (message.offset, message.anchor_generation, message.run_start)
         if anchor is None or (anchor.offset, anchor.generation, anchor.run_start) != announced:
             raise ProtocolError(f"a damaged anchor, or another one than announced: {announced}")
+        try:
+            ProducerTable.decode(anchor.producers)
+        except ValueError as error:
+            raise ProtocolError(f"the anchor at offset {anchor.offset}: {error}") from error
         return anchor
     assert isinstance(message, Append)
     return checked_span(message, data)

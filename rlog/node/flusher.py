@@ -7,6 +7,7 @@ node (SAFETY 52).
 """
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable
 
@@ -16,6 +17,9 @@ from rlog.log.storage import Storage
 from rlog.node.env import DiskExecutor
 from rlog.node.partition import Partition
 from rlog.observe.counters import NodeCounters
+from rlog.observe.events import emit
+
+logger = logging.getLogger("rlog.node")
 
 
 class Flusher:
@@ -38,6 +42,7 @@ class Flusher:
         self._failed = failed
         self._waiting_for_meta: deque[tuple[int, Callable[[], None]]] = deque()
         self._blocked_logs: dict[Partition, None] = {}  # queued something that needs meta on disk first
+        self._short_of_room: dict[Partition, None] = {}  # what they could not write is tried again
         self._meta_in_flight = False
         self._watermarks_in_flight = False
         self.in_flight_count = 0
@@ -104,14 +109,35 @@ class Flusher:
                 self._all_failed("watermarks", error)
             return
         self._counters.flushed_bytes += job.tag.size
+        if partition.log.lacks_room:
+            self._run_short(partition, job)
+        else:
+            self._short_of_room.pop(partition, None)
         if partition.log.base_offset != partition.replica.start_offset:
             partition.base_moved()
         if moved:
             partition.flushed()
         self.flush(partition)
 
+    def _run_short(self, partition: Partition, job: DiskJob) -> None:
+        """The disk had no room for a step of a deletion: nothing is lost by doing it later (SAFETY 16)."""
+        if partition in self._short_of_room:
+            return  # said already
+        self._short_of_room[partition] = None
+        emit(
+            logger,
+            logging.WARNING,
+            "no_room",
+            partition=partition.name,
+            node=partition.replica.node_id,
+            reason=f"{job.error_operation} failed; it is tried again each second: make room on the disk",
+        )
+
     def sync_watermarks(self) -> None:
-        """Make the watermarks survive a power cut; called about once a second."""
+        """Make the watermarks survive a power cut, and look for room; called about once a second."""
+        for partition in list(self._short_of_room):
+            partition.log.try_again()
+            self.flush(partition)
         if self._watermarks_in_flight or self._stopped:
             return
         job = self._storage.watermark_job()

@@ -360,6 +360,8 @@ class Partition:
             return codes.NOT_LEADER_OR_FOLLOWER
         if not self.replica.serving:
             return codes.OFFSET_NOT_AVAILABLE
+        if self.deletions.is_full:
+            return codes.NOT_ENOUGH_REPLICAS
         return codes.NONE if -1 <= offset <= self.replica.hwm else codes.OFFSET_OUT_OF_RANGE
 
     def trim(self, offset: int) -> None:
@@ -403,6 +405,8 @@ class Partition:
     def find_time(self, timestamp_ms: int, start: int) -> TimeAnswer:
         """One step of the search for the first committed record at or past `start` that is that late."""
         try:
+            # The log's own start follows when it has flushed that far; consensus knows better.
+            start = max(start, self.start_offset)
             found, next_offset = self.log.search_time(timestamp_ms, start=start, end_max=self.replica.hwm)
         except CorruptBatch as error:
             # The disk is innocent: the records were produced like that, and nobody can read them.

@@ -122,8 +122,9 @@ def anchor_of(history: list[Span], offset: int) -> Anchor:
     for info in infos:
         runs.setdefault(info.generation, info.base_offset)
     assert infos[-1].last_offset + 1 == offset, "not a boundary"
-    generation = infos[-1].generation
-    return Anchor(offset, generation, runs[generation], rebuilt_producers(infos).batches())
+    last = infos[-1]
+    time_ms = last.max_timestamp if last.attributes & APPEND_TIME_BIT else -1
+    return Anchor(offset, last.generation, runs[last.generation], time_ms, rebuilt_producers(infos).encode())
 
 
 def rebuilt_producers(infos: list[BatchInfo]) -> ProducerTable:

@@ -7,13 +7,16 @@ from crc32c import crc32c
 from rlog._core import Vfs
 from rlog.log.anchor import Anchor, decode_anchor, load_anchor
 from rlog.log.meta import HEADER, MAGIC, VERSION, encode_frame
+from rlog.log.producers import ProducerTable
 from rlog.log.watermarks import Watermark, decode_slot, encode_slot, name_crc
 from rlog.log.worked_bytes import worked_bytes
 
 from .storage_kit import NAME, anchor_of, make_span, open_storage, settle
 
 DOCUMENT = (Path(__file__).parents[2] / "docs/format.md").read_text()
-ANCHOR = Anchor(1000, 3, 940, [(41, 1, 100, 101, 996, 997, -1)])
+PRODUCERS = ProducerTable()
+PRODUCERS.appended([(41, 1, 100, 101, 996, 997, -1)])
+ANCHOR = Anchor(1000, 3, 940, 1_760_000_009_000, PRODUCERS.encode())
 
 
 def worked(section: str) -> bytes:

@@ -2,7 +2,6 @@
 
 import asyncio
 import gzip
-import json
 import zlib
 from collections.abc import Iterator
 from dataclasses import replace
@@ -30,6 +29,7 @@ from rlog._core import (
     iterate_batches,
 )
 from rlog.log import format as reference
+from rlog.log.producers import ProducerTable
 from rlog.log.segment import Segment, decode_index
 from rlog.log.settings import LogSettings
 from rlog.log.worked_bytes import WORKED_APPEND_TIME, WORKED_BATCH, WORKED_INDEX, worked_bytes
@@ -126,6 +126,17 @@ def test_the_worked_append_time_is_what_both_codecs_make_and_read() -> None:
 INDEX_HEADER = Struct(">4sIQQQII")  # "RLIX", version, base, end offset and position, sizes of the parts
 
 
+def producer_table(batches: list[list[int]]) -> bytes:
+    """By docs/format.md; `batches` are in the order of the log, and each producer has one epoch."""
+    last = {batch[0]: batch[4] for batch in batches}
+    table = b""
+    for producer_id in sorted(last, key=lambda producer_id: last[producer_id]):
+        own = [batch for batch in batches if batch[0] == producer_id]
+        table += pack(">qhH", producer_id, own[0][1], len(own))
+        table += b"".join(pack(">iiqqq", *batch[2:]) for batch in own)
+    return table
+
+
 def index_file(batches: list[reference.Header], producers: list[list[int]]) -> bytes:
     """By docs/format.md: the index file of a segment of these batches, an entry for each."""
     entries, position = b"", 0
@@ -133,9 +144,9 @@ def index_file(batches: list[reference.Header], producers: list[list[int]]) -> b
         latest = -1 if header.attributes & reference.CONTROL_BIT else header.max_timestamp
         entries += pack(">qqq", header.base_offset, position, latest)
         position += header.size
-    table = json.dumps(producers, separators=(",", ":")).encode()
+    table = producer_table(producers)
     first, last = batches[0].base_offset, batches[-1].end_offset
-    data = INDEX_HEADER.pack(b"RLIX", 2, first, last, position, len(entries), len(table)) + entries + table
+    data = INDEX_HEADER.pack(b"RLIX", 3, first, last, position, len(entries), len(table)) + entries + table
     return data + pack(">I", reference.crc32c(data))
 
 
@@ -155,13 +166,14 @@ def test_index_files_are_as_documented(batches: bytes, expected: bytes, producer
     for info in iterate_batches(batches):
         segment.index.add(Span.parse(batches[info.position : info.position + info.size]), info.position)
     segment.fill, segment.end_offset = len(batches), headers[-1].end_offset
-    remembered = [tuple(batch) for batch in producers]
-    assert segment.encode_index(remembered) == expected
+    table = ProducerTable()
+    table.appended((*batch,) for batch in producers)
+    assert segment.encode_index(table.encode()) == expected
     stored = decode_index(expected, 1)
     assert stored is not None
     assert stored.index.to_bytes() == segment.index.to_bytes()
     assert (stored.base_offset, stored.end_offset) == (headers[0].base_offset, headers[-1].end_offset)
-    assert (stored.end_position, stored.producers) == (len(batches), remembered)
+    assert (stored.end_position, stored.producers) == (len(batches), producer_table(producers))
 
 
 def test_the_document_shows_the_drawings_and_the_worked_batch() -> None:

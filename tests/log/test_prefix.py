@@ -1,15 +1,16 @@
 """A log's prefix goes while the log is used."""
 
+from errno import EIO, ENOSPC
 from random import Random
 
 import pytest
 
 from rlog._core import DiskJob, Vfs
-from rlog.errors import CorruptLog
+from rlog.errors import CorruptLog, StorageFailed
 from rlog.log.storage import Storage
-from rlog.testing.disk import MemoryDisk
+from rlog.testing.disk import Fault, MemoryDisk
 
-from .storage_kit import NAME, contents, make_span, open_storage, operations, settle
+from .storage_kit import NAME, anchor_of, contents, make_span, open_storage, operations, run_one, settle
 
 
 def filled(vfs: Vfs, spans: int) -> Storage:
@@ -80,3 +81,164 @@ def test_an_anchor_that_cannot_be_made_quarantines_the_log_and_nothing_goes(is_c
     assert log.damage is not None
     assert log.base_offset == base
     assert open_storage(vfs).logs[NAME].damage is not None
+
+
+# --- a full disk (SAFETY 16)
+
+STEPS_OF_AN_ANCHOR = ("open", "pwrite", "fsync", "rename", "fsync_dir")
+
+
+def on_disk(vfs: Vfs) -> list[str]:
+    return vfs.listdir(f"/data/partitions/{NAME}")
+
+
+def no_room_for_anchors(disk: MemoryDisk, step: str, *, error: int = ENOSPC) -> None:
+    path = ".anchor" if step != "fsync_dir" else NAME
+    disk.faults.append(Fault(step, error, path))
+
+
+@pytest.mark.parametrize("step", STEPS_OF_AN_ANCHOR)
+def test_a_disk_without_room_for_an_anchor_keeps_the_records_until_it_has_some(step: str) -> None:
+    disk = MemoryDisk(Random(1))
+    vfs = Vfs.of(disk)
+    storage = filled(vfs, 60)
+    log = storage.logs[NAME]
+    whole = contents(log)
+    no_room_for_anchors(disk, step)
+    log.trim(80)
+    settle(storage)
+    assert (log.lacks_room, log.failed, log.base_offset) == (True, None, 0)
+    assert contents(log) == whole
+    log.append(make_span(log.end_offset, 1))
+    settle(storage)
+    assert log.flushed_offset == log.end_offset, "a log that is short of room for an anchor goes on"
+    assert log.base_offset == 0, "and does not try at every round"
+    log.try_again()
+    settle(storage)
+    assert not log.lacks_room
+    assert 0 < log.base_offset <= 80
+    kept, base = contents(log), log.base_offset
+    storage.close()
+    log = open_storage(vfs).logs[NAME]
+    assert (log.damage, log.base_offset, contents(log)) == (None, base, kept)
+    assert not [name for name in on_disk(vfs) if name.endswith(".tmp")]
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+@pytest.mark.parametrize("step", STEPS_OF_AN_ANCHOR)
+def test_a_disk_without_room_for_an_installed_anchor_keeps_the_old_log(step: str, is_killed: bool) -> None:
+    """SAFETY 25: until the anchor is on record nothing of the old log goes, and nothing counts as flushed."""
+    disk = MemoryDisk(Random(1))
+    vfs = Vfs.of(disk)
+    storage = filled(vfs, 5)
+    log = storage.logs[NAME]
+    old = contents(log)
+    anchor = anchor_of([make_span(0, 1), make_span(2, 2, producer=(7, 0, 0), records=98)], 100)
+    no_room_for_anchors(disk, step)
+    log.install(anchor)
+    settle(storage)
+    assert (log.lacks_room, log.failed, log.flushed_offset, log.is_clean) == (True, None, 0, False)
+    assert not run_one(storage), "it does not try at once again"
+    if is_killed:
+        storage._lock.close()
+        log = open_storage(vfs).logs[NAME]
+        assert (log.damage, log.base_offset, contents(log)) == (None, 0, old)
+        return
+    log.try_again()
+    settle(storage)
+    assert (log.lacks_room, log.base_offset, log.flushed_offset) == (False, 100, 100)
+    log.append(make_span(100, 2))
+    settle(storage)
+    kept = contents(log)
+    storage.close()
+    log = open_storage(vfs).logs[NAME]
+    assert (log.damage, log.base_offset, contents(log)) == (None, 100, kept)
+
+
+def test_an_anchor_for_which_there_is_no_room_is_no_matter_to_the_one_installed_meanwhile() -> None:
+    disk = MemoryDisk(Random(1))
+    storage = filled(Vfs.of(disk), 60)
+    log = storage.logs[NAME]
+    log.trim(80)
+    storage.meta.flush()
+    job = log.flush_job()
+    assert job is not None
+    assert any(".anchor" in operation for operation in operations(job))
+    log.install(anchor_of([make_span(0, 1), make_span(2, 2, records=998)], 1000))
+    no_room_for_anchors(disk, "pwrite")
+    job.run()
+    assert job.error == ENOSPC
+    assert not log.flush_done(job)
+    log.try_again()
+    settle(storage)
+    assert (log.failed, log.base_offset, log.flushed_offset) == (None, 1000, 1000)
+
+
+def test_any_other_error_of_an_anchors_file_is_final() -> None:
+    """SAFETY 15."""
+    disk = MemoryDisk(Random(1))
+    storage = filled(Vfs.of(disk), 60)
+    log = storage.logs[NAME]
+    no_room_for_anchors(disk, "fsync", error=EIO)
+    log.trim(80)
+    with pytest.raises(StorageFailed, match="fsync"):
+        settle(storage)
+    assert log.flush_job() is None
+
+
+# --- what an anchor keeps
+
+
+@pytest.mark.parametrize("append_time_ms", [-1, 1_800_000_000_000])
+@pytest.mark.parametrize("deleted", [40, 60])
+def test_the_last_append_time_outlives_the_record_that_had_it(deleted: int, append_time_ms: int) -> None:
+    """Also when a cut takes all that came after the anchor, and on who installs it."""
+    vfs = Vfs.of(MemoryDisk(Random(1)))
+    storage = open_storage(vfs)
+    log = storage.logs[NAME]
+    assert log.last_append_time_ms() == -1
+    for number in range(30):
+        stamp = append_time_ms if append_time_ms < 0 else append_time_ms + number
+        log.append(make_span(log.end_offset, 1, size=100, append_time_ms=stamp))
+        settle(storage)
+    newest = log.last_append_time_ms()
+    assert newest == (append_time_ms if append_time_ms < 0 else append_time_ms + 29)
+    log.committed(log.end_offset)
+    log.trim(deleted)
+    settle(storage)
+    assert 0 < log.base_offset <= deleted
+    before_base = append_time_ms if append_time_ms < 0 else append_time_ms + log.base_offset // 2 - 1
+    assert log.anchor().append_time_ms == before_base
+    assert log.last_append_time_ms() == newest
+    anchor = log.anchor()
+    storage.close()
+    log = open_storage(vfs).logs[NAME]
+    assert log.last_append_time_ms() == newest
+    if log.base_offset < log.end_offset:
+        log.cut(log.base_offset)
+        assert log.last_append_time_ms() == before_base
+    installing = open_storage(Vfs.of(MemoryDisk(Random(2)))).logs[NAME]
+    installing.install(anchor)
+    assert installing.last_append_time_ms() == before_base
+
+
+def test_a_deletion_near_the_front_opens_no_file_behind_it() -> None:
+    """A log may have a thousand segments, and the index file of each a megabyte of producers."""
+
+    class Watched(MemoryDisk):
+        opened: list[str]
+
+        def open(self, path: str, new: bool) -> int:
+            self.opened.append(path.rpartition("/")[2])
+            return super().open(path, new)
+
+    disk = Watched(Random(1))
+    disk.opened = []
+    storage = filled(Vfs.of(disk), 200)
+    log = storage.logs[NAME]
+    second, third = [segment.base_offset for segment in log._segments[1:3]]
+    log.trim(third)
+    disk.opened.clear()
+    settle(storage)
+    assert log.base_offset == third
+    assert [name for name in disk.opened if name.endswith(".index")] == [f"{second:020}.index"]

@@ -6,7 +6,14 @@ from hypothesis import strategies as st
 
 from rlog._core import BatchBuilder, SpanBuilder, check_client_batches
 from rlog.errors import InvalidEpoch, InvariantBroken, OutOfOrder
-from rlog.log.producers import Duplicate, Fresh, ProducerBatch, ProducerTable
+from rlog.log.producers import (
+    TABLE_BYTES_MAX,
+    Duplicate,
+    Fresh,
+    ProducerBatch,
+    ProducerTable,
+    producer_batches,
+)
 
 LAST_SEQUENCE = 2**31 - 1
 
@@ -149,6 +156,39 @@ def test_a_span_tells_the_table_what_it_needs() -> None:
     assert table.check(7, 2, 1, 1) == Fresh()
 
 
+def test_a_stored_table_gives_an_equal_one_whose_batches_stay() -> None:
+    log = [batch(7, 0, 0), batch(8, 5, 1, epoch=2), batch(7, 1, 2)]
+    table = ProducerTable.decode(rebuilt(log).encode())
+    assert table == rebuilt(log)
+    assert producer_batches(table.encode()) == log
+    table.appended([batch(7, 2, 3), batch(8, 6, 4, epoch=2)])
+    assert table.cut(3) == 3
+    assert table == rebuilt(log)
+    assert table.cut(2) == 0, "it asks for a replay"
+    assert ProducerTable.decode(b"") == ProducerTable()
+
+
+def test_no_table_is_larger_when_stored_than_it_is_said_to_be() -> None:
+    """What travels in one frame between nodes is bounded by it."""
+    table = ProducerTable()
+    table.appended(batch(n % 10_000, n // 10_000, n) for n in range(60_000))
+    assert len(table.encode()) == TABLE_BYTES_MAX
+    table.appended(batch(10_000, n, 60_000 + n) for n in range(6))
+    assert len(table.encode()) == TABLE_BYTES_MAX
+
+
+def test_what_is_no_table_is_refused() -> None:
+    whole = rebuilt([batch(7, n, n) for n in range(6)] + [batch(8, 0, 6)]).encode()
+    first = len(rebuilt([batch(7, n, n) for n in range(5)]).encode())
+    for size in range(1, len(whole)):
+        if size != first:
+            with pytest.raises(ValueError, match="ends"):
+                ProducerTable.decode(whole[:size])
+    for count in (0, 6, 0xFFFF):
+        with pytest.raises(ValueError, match=f"{count} batches"):
+            ProducerTable.decode(whole[:10] + count.to_bytes(2, "big") + bytes(10_000_000))
+
+
 STEPS = st.lists(
     st.one_of(
         st.tuples(
@@ -187,4 +227,6 @@ def test_after_any_cut_the_table_equals_its_rebuild(
                 del log[keep:], ends[keep + 1 :]
                 table.appended(entry for entry in log if entry[4] >= replay_from)
         assert table == rebuilt(log, producers_max=producers_max)
+        assert ProducerTable.decode(table.encode()) == table
+        assert set(producer_batches(table.encode())) <= set(log)
         assert len(table) <= producers_max

@@ -9,12 +9,15 @@ import threading
 class FaultyFiles:
     """Set `failing` to a part of a path: from then on every fdatasync of such a file fails with EIO.
 
-    Set `held` to one: its fdatasyncs wait until `release()`.
+    Set `held` to one: its fdatasyncs wait until `release()`. Set `full` to one: the disk has no room for a
+    new file of such a path.
     """
 
     def __init__(self) -> None:
         self.failing: str | None = None
         self.held: str | None = None
+        self.full: str | None = None
+        self.refusals = 0
         self.failures = 0
         self.paths: dict[int, str] = {}
         self._released = threading.Event()
@@ -24,6 +27,9 @@ class FaultyFiles:
         self._released.set()
 
     def open(self, path: str, new: bool) -> int:
+        if new and self.full is not None and self.full in path:
+            self.refusals += 1
+            raise OSError(errno.ENOSPC, "injected")
         fd = os.open(path, os.O_RDWR | (os.O_CREAT | os.O_TRUNC if new else 0), 0o644)
         self.paths[fd] = path
         return fd

@@ -10,7 +10,7 @@ from rlog.log import format as reference
 from rlog.node.partition import Partition
 from rlog.wire.kafka import codes
 
-from .harness import TOPIC, Cluster, batch, log_bytes, on_uvloop, send
+from .harness import TOPIC, Cluster, batch, log_bytes, on_uvloop, send, until
 
 APPEND: dict[str, int | TopicConfig] = {TOPIC: TopicConfig(1, timestamp_type="append")}
 NOON_MS = 1_800_000_000_000
@@ -105,6 +105,24 @@ async def test_a_clock_set_back_does_not_take_the_times_of_a_log_back(
         times = [info.max_timestamp for info in iterate_batches(log_bytes(leader, leader.hwm))]
         # A restarted leader begins its generation with an entry of its own.
         assert times == [NOON_MS] * (3 if restarted else 2) + [NOON_MS + 1]
+
+
+@on_uvloop
+async def test_times_do_not_fall_where_everything_before_is_deleted(tmp_path: Path) -> None:
+    """A replica that has no record left of the last leader's knows its clock from the anchor."""
+    clock = Clock()
+    async with Cluster(tmp_path, count=1, topics=APPEND) as cluster:
+        await cluster.start(wall_clock_ms=clock)
+        leader = await cluster.leader()
+        await send(leader, batch([b"a"]))
+        leader.trim(leader.hwm)
+        await until(lambda: leader.log.base_offset == 1 and leader.log.is_clean, "its files are gone")
+        await cluster.stop()
+        clock.now_ms -= 3_600_000
+        await cluster.start(wall_clock_ms=clock)
+        leader = await cluster.leader()
+        assert leader.start_offset == 1
+        assert (await send(leader, batch([b"b"]))).log_append_time == NOON_MS
 
 
 @on_uvloop

@@ -152,6 +152,16 @@ REFUSED = [
         "raise the second",
     ),
     (
+        {"peer_frame_bytes_max": 1_700_000, "append_bytes_max": 100_000},
+        "peer_frame_bytes_max = 1700000 has no room for what stands for deleted records, up to 1720044 "
+        "bytes: use 1785580 or more",
+    ),
+    (
+        {"peer_write_bytes_max": 1_700_000},
+        "peer_write_bytes_max = 1700000 has no room for what stands for deleted records, up to 1720044 "
+        "bytes: use 1785580 or more",
+    ),
+    (
         {"redial_min_ms": 900},
         "redial_min_ms = 900 and redial_max_ms = 500: use 1 or more, and not the first above the second",
     ),

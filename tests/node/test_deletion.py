@@ -3,11 +3,20 @@
 import asyncio
 from pathlib import Path
 
+import pytest
+
+from rlog._core import Vfs
 from rlog.config import TopicConfig
-from rlog.node.deletion import DeleteResult
+from rlog.errors import ProtocolError
+from rlog.log.anchor import Anchor
+from rlog.node.deletion import WAITS_COUNT_MAX, DeleteResult
+from rlog.node.driver import payload_of
 from rlog.node.partition import Partition
+from rlog.raft.messages import InstallAnchor
+from rlog.wire.frames import Envelope
 from rlog.wire.kafka import codes
 
+from .faulty_files import FaultyFiles
 from .harness import DEADLINE_S, TOPIC, Cluster, batch, on_uvloop, send, until, values_of
 
 NOW_MS = 1_700_000_000_000  # the timestamp of harness.batch
@@ -207,3 +216,78 @@ async def test_retention_by_age_goes_by_records_and_does_not_believe_a_clock_tha
             log = cluster.partition(node_id).log
             await until(lambda log=log: log.start_offset >= 20, f"node {node_id} deletes")
         assert not clock.doubts
+
+
+@on_uvloop
+async def test_a_replica_without_room_for_the_anchor_acknowledges_nothing_and_recovers_by_itself(tmp_path):
+    """SAFETY 16, 25: nothing is fenced, and it is tried again about each second."""
+    async with Cluster(tmp_path, watermark_sync_ms=20, **SMALL) as cluster:
+        await cluster.start()
+        leader = await cluster.leader()
+        away = next(n for n in cluster.nodes if cluster.partition(n) is not leader)
+        await cluster.stop(away)
+        for start in range(0, 100, 10):
+            await fill(leader, 10, first=start)
+        assert (await delete(leader, 90)).error == codes.NONE
+        await until(lambda: leader.log.base_offset > 50, "the leader's segments are deleted")
+        files = FaultyFiles()
+        files.full = ".anchor"
+        await cluster.start(away, vfs=Vfs.of(files))
+        back = cluster.partition(away)
+        await until(lambda: files.refusals >= 3, "it tries again and again")
+        assert (back.fenced, back.log.flushed_offset) == (None, 0)
+        assert leader.replica.progress()[away][1] == 0, "it claims nothing"
+        await fill(leader, 1, first=100)
+        files.full = None
+        await until(lambda: back.log.flushed_offset == leader.hwm, "it has caught up")
+        assert (back.fenced, back.log.lacks_room) == (None, False)
+
+
+@on_uvloop
+async def test_only_so_many_deletions_wait(tmp_path):
+    async with Cluster(tmp_path, **SMALL) as cluster:
+        await cluster.start()
+        leader = await cluster.leader()
+        await fill(leader, 10)
+        await cluster.stop(*[n for n in cluster.nodes if cluster.partition(n) is not leader])
+        answers: list[DeleteResult] = []
+        deadline = asyncio.get_running_loop().time() + DEADLINE_S
+        for _ in range(WAITS_COUNT_MAX):
+            leader.delete_records(5, deadline=deadline, done=answers.append)
+        assert not answers
+        leader.delete_records(6, deadline=deadline, done=answers.append)
+        assert answers == [DeleteResult(codes.NOT_ENOUGH_REPLICAS)]
+        assert leader.start_offset == 5, "what is refused is not done"
+        await until(lambda: len(answers) == WAITS_COUNT_MAX + 1, "the others are answered")
+
+
+@on_uvloop
+async def test_a_search_by_time_ends_at_the_start_that_is_in_force(tmp_path):
+    """The followers have flushed and committed what is deleted; the leader's own disk is slow."""
+    async with Cluster(tmp_path) as cluster:
+        files = {n: FaultyFiles() for n in (1, 2, 3)}
+        for node_id, target in files.items():
+            await cluster.start(node_id, vfs=Vfs.of(target))
+        leader = await cluster.leader()
+        await fill(leader, 3)
+        mine = files[leader.leader_id]
+        mine.held = "orders-0/"
+        try:
+            await fill(leader, 3, first=3)
+            assert await delete(leader, 5) == DeleteResult(codes.NONE, 5)
+            assert leader.log.start_offset < 5
+            found = leader.find_time(NOW_MS, 0).found
+            assert found is not None
+            assert found[:2] == (5, NOW_MS)
+        finally:
+            mine.release()
+        await until(lambda: leader.log.start_offset == 5, "its disk has caught up")
+
+
+def test_an_anchor_with_what_is_no_producer_table_is_refused():
+    """Its checksum is right: a peer that sends this is broken, and is not believed."""
+    announced = InstallAnchor(3, 10, 2, 0, 10)
+    good, bad = Anchor(10, 2, 0), Anchor(10, 2, 0, -1, b"no table")
+    assert payload_of(Envelope(0, announced, good.encode())) == good
+    with pytest.raises(ProtocolError, match="offset 10: a producer table ends"):
+        payload_of(Envelope(0, announced, bad.encode()))

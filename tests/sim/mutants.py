@@ -147,7 +147,11 @@ MUTANTS = (
         "reused bytes accepted",
         "14",
         (
-            Replacement(LOG, "if segment.written > cut.position:", "if segment.written < cut.position:"),
+            Replacement(
+                "rlog/log/cutting.py",
+                "if segment.written > cut.position:",
+                "if segment.written < cut.position:",
+            ),
             Replacement(
                 RECOVERY,
                 """            if generation == 0:

@@ -15,6 +15,7 @@ from rlog.errors import CorruptBatch, UnsupportedCodec
 from rlog.log.anchor import anchor_name, decode_anchor
 from rlog.log.format import CODEC_NAMES
 from rlog.log.generations import GenerationTable
+from rlog.log.producers import producer_batches
 from rlog.log.segment import FILE_NAME, decode_index
 from rlog.log.settings import LogSettings
 from rlog.records import Record
@@ -173,7 +174,7 @@ def _index_fields(data: bytes) -> dict[str, Any]:
         "end_position": index.end_position,
         "max_timestamp_ms": index.index.max_timestamp_ms,
         "entries": list(entries_of(index.index)),
-        "producer_batches": index.producers,
+        "producer_batches": producer_batches(index.producers),
     }
 
 
@@ -185,5 +186,6 @@ def _anchor_fields(data: bytes) -> dict[str, Any]:
         "offset": anchor.offset,
         "generation": anchor.generation,
         "run_start": anchor.run_start,
-        "producer_batches": anchor.producers,
+        "append_time_ms": anchor.append_time_ms,
+        "producer_batches": producer_batches(anchor.producers),
     }
