@@ -133,7 +133,8 @@ class NodeConfig:
     request_bytes_max: int = 100 * MIB
     """The largest request of a client; a larger one closes its connection."""
     fetch_bytes_max: int = 55 * MIB
-    """The most record bytes in one answer to a consumer, whatever it asks for; one batch in any case."""
+    """The most record bytes in one answer to a consumer, whatever it asks for; one batch in any case. Of each
+    partition at most 4 MiB of them come from disk."""
     connection_inflight_bytes_max: int = 16 * MIB
     """Per client connection: requests read and not yet answered; above it the connection is not read."""
     connection_inflight_count_max: int = 1024

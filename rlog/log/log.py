@@ -103,7 +103,7 @@ class PartitionLog:
             settings=settings,
             may_close=self._may_close,
         )
-        self.locate = self._reader.locate
+        self.locate, self.disk_read = self._reader.locate, self._reader.disk_read
 
     @property
     def base_offset(self) -> int:

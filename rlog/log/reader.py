@@ -3,12 +3,15 @@
 A read yields whole batches from the one that holds the offset asked for. What comes from disk is verified:
 structure, CRC, and the generation that the durable table gives for its offset (SAFETY 19, 55). Anything wrong
 is a CorruptLog, for the owner of the log to act upon.
+
+Whoever must not wait for the disk takes a `DiskRead` and has it run elsewhere.
 """
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
-from rlog._core import Span, Vfs, find_batches, iterate_batches
+from rlog._core import File, Span, Vfs, find_batches, iterate_batches
 from rlog.errors import CorruptBatch, CorruptLog, InvariantBroken
 from rlog.log.generations import GenerationTable
 from rlog.log.producers import ProducerTable
@@ -18,6 +21,57 @@ from rlog.log.tail import Tail
 
 APPEND_TIME_BIT = 0x08  # of a batch's attributes
 READ_BYTES_MAX = 4 << 20  # of what is read to be looked at only
+
+
+@dataclass(frozen=True, slots=True)
+class DiskRead:
+    """A read of batches of one segment and one generation, planned: it shares nothing with its log any more.
+
+    So it may run on any thread, whatever becomes of the log meanwhile; what is committed stays as it is, or
+    its file goes. The batch at byte `position` of the file has base offset `offset`, `room_bytes` of batches
+    follow from there on. `start`, `bytes_max`, `end_max`: what is asked for, as in `Reader.walk`.
+    """
+
+    vfs: Vfs
+    path: str
+    offset: int
+    position: int
+    room_bytes: int
+    start: int
+    bytes_max: int
+    end_max: int
+    generation: int
+    interval_bytes: int
+
+    def run(self) -> tuple[memoryview, int] | None:
+        """(batches, their end offset), from a descriptor of its own; None where they cannot be had.
+
+        Then the log itself has to look again: it knows whether they were deleted meanwhile.
+        """
+        try:
+            file = self.vfs.open(self.path)
+            try:
+                data, first, last, end = self.fetch(file)
+            finally:
+                file.close()
+        except (CorruptBatch, OSError):
+            return None
+        return memoryview(data)[first:last], end
+
+    def fetch(self, file: File) -> tuple[bytes, int, int, int]:
+        """(data, first, last, end offset): see find_batches(). Raises CorruptBatch, OSError."""
+        length = self.bytes_max + self.interval_bytes
+        while True:
+            length = min(length, self.room_bytes)
+            data = file.pread(length, self.position)
+            first, last, end, missing = find_batches(
+                data, self.offset, self.start, self.generation, self.bytes_max, self.end_max
+            )
+            if not missing:
+                return data, first, last, end
+            if missing <= len(data) or missing > self.room_bytes:
+                raise CorruptBatch("the batch reaches past the end of its segment", position=0)
+            length = missing
 
 
 class Reader:
@@ -164,33 +218,46 @@ class Reader:
     def _read_disk(self, start: int, bytes_max: int, end_max: int) -> tuple[memoryview, int]:
         """Batches of one segment and one generation. The last read is kept: a leader asks for the boundary
         first, then for the bytes."""
-        if self._tail.start_offset is not None:
-            end_max = min(end_max, self._tail.start_offset)
+        end_max = self._disk_end(end_max)
         key = (start, bytes_max, end_max)
         if self._last_read is None or self._last_read[0] != key:
             data, first, last, end, _ = self._fetch(start, bytes_max, end_max)
             self._last_read = key, memoryview(data)[first:last], end
         return self._last_read[1], self._last_read[2]
 
+    def disk_read(self, start: int, *, bytes_max: int, end_max: int) -> DiskRead | None:
+        """What of `walk` waits for the disk, one piece of it; None where memory has the record at `start`."""
+        if self._tail.find(start) is not None:
+            return None
+        return self._plan(start, bytes_max, self._disk_end(end_max))
+
+    def _disk_end(self, end_max: int) -> int:
+        """From there on memory has them."""
+        start_offset = self._tail.start_offset
+        return end_max if start_offset is None else min(end_max, start_offset)
+
+    def _plan(self, start: int, bytes_max: int, end_max: int) -> DiskRead:
+        segment, offset, position = self.locate(start)
+        end_max = min(end_max, segment.end_offset)
+        return DiskRead(
+            vfs=self._vfs,
+            path=f"{self._directory}/{segment_name(segment.base_offset)}",
+            offset=offset,
+            position=position,
+            room_bytes=segment.fill - position,
+            start=start,
+            bytes_max=bytes_max,
+            end_max=min(end_max, self._generations.run_end(start, end_max)),
+            generation=self._generations.at(start),
+            interval_bytes=self._index_interval_bytes,
+        )
+
     def _fetch(self, start: int, bytes_max: int, end_max: int) -> tuple[bytes, int, int, int, int]:
         """(data, first, last, end offset, position of data in its segment): see find_batches()."""
         try:
             segment = self._open_segment_of(start)
-            end_max = min(end_max, segment.end_offset)
-            end_max = min(end_max, self._generations.run_end(start, end_max))
-            _, offset, position = self.locate(start)
-            length = bytes_max + self._index_interval_bytes
-            while True:
-                length = min(length, segment.fill - position)
-                data = segment.file.pread(length, position)
-                first, last, end, missing = find_batches(
-                    data, offset, start, self._generations.at(start), bytes_max, end_max
-                )
-                if not missing:
-                    return data, first, last, end, position
-                if missing <= len(data) or position + missing > segment.fill:
-                    raise CorruptBatch("the batch reaches past the end of its segment", position=0)
-                length = missing
+            plan = self._plan(start, bytes_max, end_max)
+            return *plan.fetch(segment.file), plan.position
         except (CorruptBatch, OSError) as error:
             raise CorruptLog(
                 f"{self._name}: offset {start} cannot be read: {error}", partition=self._name, offset=start

@@ -9,9 +9,11 @@ here. Nothing in a node imports `time`, `random`, `uuid`, `socket`, `threading` 
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from rlog._core import DiskJob, Vfs
+
+T = TypeVar("T")
 
 
 class DiskExecutor(Protocol):
@@ -23,16 +25,39 @@ class DiskExecutor(Protocol):
         """Wait for the jobs under way and stop. No `done` is called afterwards."""
 
 
+class Worker(Protocol):
+    """Does what may take long away from the loop, a few tasks at once, in the order of asking."""
+
+    def submit(self, task: Callable[[], T], done: Callable[[T], None]) -> None:
+        """`done(task())`, the former on the loop. task: shares nothing with the node, and does not raise.
+
+        Whoever submits bounds how much waits: a client connection has one task at a time for each request.
+        """
+
+    def close(self) -> None:
+        """Wait for the tasks under way and stop. No `done` is called afterwards."""
+
+
 @dataclass(frozen=True, slots=True)
 class Env:
     """vfs: the file functions. disk: runs jobs. random: the only randomness (also ids, by `getrandbits`).
 
+    reads: for what reads the disk for consumers. searches: for what decompresses batches to look into them,
+    which must not hold up the reads.
     wall_clock_ms: milliseconds since the epoch, for timestamps only, never for timeouts.
     stopwatch_s: seconds, finer than the loop's clock; for measuring only, never for timeouts.
     """
 
     vfs: Vfs
     disk: DiskExecutor
+    reads: Worker
+    searches: Worker
     random: Random
     wall_clock_ms: Callable[[], int]
     stopwatch_s: Callable[[], float]
+
+    def close(self) -> None:
+        """When the node has stopped."""
+        self.searches.close()
+        self.reads.close()
+        self.disk.close()

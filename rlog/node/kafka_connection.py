@@ -156,7 +156,8 @@ def _size_class(count: int) -> int:
 
 
 class Answers:
-    """Bytes of answers that are ready and that their clients have not taken, of all connections."""
+    """Bytes of answers that are read from disk, or ready, and that their clients have not taken; of all
+    connections."""
 
     def __init__(self, bytes_max: int) -> None:
         self.bytes_max = bytes_max
@@ -165,12 +166,16 @@ class Answers:
         """Room was asked for and not there, since the last `shed`."""
         self.holders: dict[Connection, None] = {}
 
+    @property
+    def free_bytes(self) -> int:
+        return self.bytes_max - self.used_bytes
+
     def room(self, wanted: int) -> int:
         """Bytes that may be answered now; 0 when those are fewer than `wanted`."""
         if self.used_bytes + wanted > self.bytes_max:
             for connection in list(self.holders):
                 connection.settle_answers()
-        room = self.bytes_max - self.used_bytes
+        room = self.free_bytes
         self.is_short = self.is_short or room < wanted
         return room if room >= wanted else 0
 

@@ -1,14 +1,15 @@
 """ListOffsets: where a partition starts, where the committed part ends, what was first after a moment.
 
-A search by time may read the disk and decompress a batch. It is taken in steps, each of one interval of a
-log's index, and only one step is taken in a turn of the loop: whatever the headers of the batches claim, and
-however many partitions are asked about, heartbeats go out in between.
+A search by time may read the disk and decompress a batch, to 64 MiB at most. A Worker takes it in steps, each
+of one interval of a log's index; a request has one step under way, whatever the headers of the batches claim
+and however many partitions are asked about.
 """
 
-import asyncio
 from collections import deque
 from dataclasses import dataclass
 
+from rlog.errors import CorruptBatch
+from rlog.log.time_search import TimeStep
 from rlog.node.fetch import check_generation
 from rlog.node.kafka_connection import Request
 from rlog.node.serving import ServedPartition
@@ -43,13 +44,13 @@ class _Search:
 class _ListOffsets:
     """One request, perhaps under way."""
 
-    __slots__ = ("again", "request", "searches", "topics")
+    __slots__ = ("is_cancelled", "request", "searches", "topics")
 
     def __init__(self, request: Request) -> None:
         self.request = request
         self.topics: list[tuple[str, list[ListedPartition]]] = []
         self.searches: deque[_Search] = deque()
-        self.again: asyncio.Handle | None = None
+        self.is_cancelled = False
 
     def start(self, wanted: ListOffsetsRequest) -> None:
         for topic, partitions in wanted.topics:
@@ -74,35 +75,45 @@ class _ListOffsets:
             results.append(_bound(partition, part))
 
     def _go_on(self) -> None:
-        """One step of the first search. Then the answer, or the next step in the next turn of the loop."""
-        self.again = None
-        if self.searches and self._step(self.searches[0]):
+        """The next step of the first search; the answer when there is none."""
+        while self.searches and not self._step(self.searches[0]):
             self.searches.popleft()
-        if self.searches:
-            self.again = self.request.loop.call_soon(self._go_on)
-        else:
+        if not self.searches:
             version, correlation_id = self.request.version, self.request.correlation_id
             self.request.answer(encode_list_offsets_response(correlation_id, version, self.topics))
 
     def _step(self, search: _Search) -> bool:
-        """Whether the search ended."""
-        index = search.asked.partition
+        """Whether a step is under way; if not, the search ended."""
         error = _refusal(search.partition, search.asked.generation)
         if error != codes.NONE:
-            search.results[search.place] = ListedPartition(index, error)
-            return True
-        step = search.partition.find_time(search.asked.timestamp_ms, search.next_offset)
-        search.next_offset = step.next_offset
-        if step.error != codes.NONE or step.found is None:
-            search.results[search.place] = ListedPartition(index, step.error)
-            return step.error != codes.NONE or search.next_offset >= search.partition.hwm
-        offset, timestamp_ms, generation = step.found
-        search.results[search.place] = ListedPartition(index, codes.NONE, timestamp_ms, offset, generation)
+            search.results[search.place] = ListedPartition(search.asked.partition, error)
+            return False
+        step = search.partition.time_search(search.asked.timestamp_ms, search.next_offset)
+        self.request.node.env.searches.submit(step, self._found)
         return True
 
+    def _found(self, found: TimeStep | CorruptBatch | None) -> None:
+        """The step of the first search is done."""
+        if self.is_cancelled:
+            return
+        search = self.searches[0]
+        index = search.asked.partition
+        step = search.partition.find_time(search.asked.timestamp_ms, search.next_offset, found)
+        search.next_offset = step.next_offset
+        if step.error == codes.NONE and step.found is None and search.next_offset < search.partition.hwm:
+            self._go_on()
+            return
+        if step.found is None:
+            search.results[search.place] = ListedPartition(index, step.error)
+        else:
+            offset, timestamp_ms, generation = step.found
+            found_here = ListedPartition(index, codes.NONE, timestamp_ms, offset, generation)
+            search.results[search.place] = found_here
+        self.searches.popleft()
+        self._go_on()
+
     def _cancel(self) -> None:
-        if self.again is not None:
-            self.again.cancel()
+        self.is_cancelled = True
 
 
 def _refusal(partition: ServedPartition, generation: int) -> int:

@@ -33,13 +33,14 @@ from rlog.errors import (
 from rlog.log.log import PartitionLog
 from rlog.log.producers import Duplicate
 from rlog.log.retention import wanted_start
+from rlog.log.time_search import TimeSearch, TimeStep, next_interval
 from rlog.node.acknowledgements import Acknowledgements, ProduceDone, ProduceResult, Waiter
 from rlog.node.append_clock import AppendClock
 from rlog.node.batch_checks import SEQUENCES, check_follows, check_holds
 from rlog.node.commit_timer import CommitTimer
 from rlog.node.deletion import DeleteDone, DeleteResult, Deletions
 from rlog.node.leadership import Leadership
-from rlog.node.serving import TimeAnswer
+from rlog.node.serving import Found, TimeAnswer
 from rlog.observe.counters import PartitionCounters
 from rlog.observe.events import emit
 from rlog.raft.effects import Role
@@ -378,8 +379,22 @@ class Partition:
 
     # ------------------------------------------------------------------------------------------- consume
 
-    def read(self, offset: int, bytes_max: int) -> tuple[int, list[memoryview], int]:
-        """(error code, whole committed batches from the one that holds `offset`, high-water mark)."""
+    def disk_read(self, offset: int, bytes_max: int) -> Callable[[], Found | None] | None:
+        """What of `read` waits for the disk; to be run on any thread. None where nothing does."""
+        hwm = self.replica.hwm
+        if not self.serving or not self.start_offset <= offset < hwm:
+            return None
+        read = self.log.disk_read(offset, bytes_max=bytes_max, end_max=hwm)
+        return None if read is None else read.run
+
+    def read(
+        self, offset: int, bytes_max: int, found: Found | None = None
+    ) -> tuple[int, list[memoryview], int]:
+        """(error code, whole committed batches from the one that holds `offset`, high-water mark).
+
+        found: what `disk_read` brought. What is committed does not change, so all that can have happened
+        meanwhile is that it may not be given out any more.
+        """
         hwm = self.replica.hwm
         if self.fenced is not None:
             return codes.KAFKA_STORAGE_ERROR, [], -1
@@ -392,7 +407,7 @@ class Partition:
         if offset >= hwm:
             return codes.NONE, [], hwm
         try:
-            batches = self.log.read(offset, bytes_max=bytes_max, end_max=hwm)
+            batches = [found[0]] if found else self.log.read(offset, bytes_max=bytes_max, end_max=hwm)
             check_holds(batches, offset)
         except (CorruptLog, StorageFailed) as error:
             self.storage_failed(f"cannot read offset {offset}: {error}")
@@ -402,12 +417,31 @@ class Partition:
             return codes.KAFKA_STORAGE_ERROR, [], hwm
         return codes.NONE, batches, hwm
 
-    def find_time(self, timestamp_ms: int, start: int) -> TimeAnswer:
-        """One step of the search for the first committed record at or past `start` that is that late."""
+    def time_search(self, timestamp_ms: int, start: int) -> Callable[[], TimeStep | CorruptBatch | None]:
+        """What of `find_time` reads the disk or decompresses; to be run on any thread."""
+        log, hwm = self.log, self.replica.hwm
+        # The log's own start follows when it has flushed that far; consensus knows better.
+        start = max(start, self.start_offset)
+        interval = next_interval(log.segments_from(start), timestamp_ms, start, hwm)
+        if interval is None:
+            return TimeSearch(timestamp_ms, start, [], hwm).run
+        at, bytes_max, end = interval
+        on_disk = log.disk_read(at, bytes_max=bytes_max, end_max=end)
+        batches = on_disk or log.read(at, bytes_max=bytes_max, end_max=end)
+        return TimeSearch(timestamp_ms, start, batches, end).run
+
+    def find_time(
+        self, timestamp_ms: int, start: int, found: TimeStep | CorruptBatch | None = None
+    ) -> TimeAnswer:
+        """One step of the search for the first committed record at or past `start` that is that late.
+
+        found: what `time_search` brought; where it brought nothing, all is done here.
+        """
         try:
-            # The log's own start follows when it has flushed that far; consensus knows better.
+            if isinstance(found, CorruptBatch):
+                raise found
             start = max(start, self.start_offset)
-            found, next_offset = self.log.search_time(timestamp_ms, start=start, end_max=self.replica.hwm)
+            step = found or self.log.search_time(timestamp_ms, start=start, end_max=self.replica.hwm)
         except CorruptBatch as error:
             # The disk is innocent: the records were produced like that, and nobody can read them.
             logger.warning("partition=%s search by time past offset %d: %s", self.name, start, error)
@@ -415,9 +449,9 @@ class Partition:
         except (CorruptLog, StorageFailed) as error:
             self.storage_failed(f"cannot search from offset {start}: {error}")
             return TimeAnswer(codes.KAFKA_STORAGE_ERROR)
-        if found is None:
-            return TimeAnswer(codes.NONE, None, next_offset)
-        return TimeAnswer(codes.NONE, (*found, self.log.generations.at(found[0])), next_offset)
+        if step.found is None or step.found[0] < self.start_offset:  # deleted meanwhile
+            return TimeAnswer(codes.NONE, None, max(step.next_offset, self.start_offset))
+        return TimeAnswer(codes.NONE, (*step.found, self.log.generations.at(step.found[0])), step.next_offset)
 
     def wait_hwm(self, above: int, callback: Callable[[], None]) -> HwmWait:
         """Call back once when the high-water mark is above `above`, leadership is lost, or the node stops."""

@@ -9,8 +9,9 @@ import resource
 import signal
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from random import Random, SystemRandom
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import uvloop
 
@@ -30,11 +31,15 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("rlog.node")
 
+T = TypeVar("T")
+
 HEAP_RETAINED_BYTES_MAX = 64 << 20
 # Open files of a node that nobody talks to: the standard streams, the loop and its signals, disk threads,
 # meta, watermarks, lock, what listens; some of them for a moment. Counted on Linux: 21 after a start.
 FILES_MIN = 32
 FILES_PER_PEER = 4  # two connections each way, of which some are just being replaced
+# A disk serves two reads at once better than one; more would take turns with the flushes.
+READ_THREADS = 2
 
 
 class PoolExecutor:
@@ -60,13 +65,36 @@ class PoolExecutor:
         self._callbacks.clear()
 
 
+class ThreadWorker:
+    """Tasks on threads of this process, which begin with the first task. See Worker."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, *, threads: int, name: str) -> None:
+        self._loop = loop
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        self._is_closed = False
+
+    def submit(self, task: Callable[[], T], done: Callable[[T], None]) -> None:
+        def finished(future: asyncio.Future[T]) -> None:
+            if not self._is_closed:
+                done(future.result())
+
+        self._loop.run_in_executor(self._pool, task).add_done_callback(finished)
+
+    def close(self) -> None:
+        self._is_closed = True
+        self._pool.shutdown(cancel_futures=True)
+
+
 def open_env(config: NodeConfig) -> Env:
-    """An Env on the running loop. Call `env.disk.close()` when the node has stopped."""
+    """An Env on the running loop. Call its `close` when the node has stopped."""
     # One job in flight per log, one for meta, one for the watermarks.
     jobs_max = len(config.partitions) + 2
+    loop = asyncio.get_running_loop()
     return Env(
         vfs=Vfs.system(),
-        disk=PoolExecutor(asyncio.get_running_loop(), threads=config.disk_threads, queued_jobs_max=jobs_max),
+        disk=PoolExecutor(loop, threads=config.disk_threads, queued_jobs_max=jobs_max),
+        reads=ThreadWorker(loop, threads=READ_THREADS, name="rlog-read"),
+        searches=ThreadWorker(loop, threads=1, name="rlog-search"),
         random=Random(SystemRandom().getrandbits(128)),
         wall_clock_ms=lambda: time.time_ns() // 1_000_000,
         stopwatch_s=time.perf_counter,
@@ -125,7 +153,7 @@ async def serve(config: NodeConfig, *, ready: Callable[[Node], None] | None = No
         await node.wait_closed()
     finally:
         await observation.close()
-        env.disk.close()
+        env.close()
 
 
 def raise_descriptor_limit(config: NodeConfig) -> None:

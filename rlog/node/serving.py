@@ -5,10 +5,15 @@ from random import Random
 from typing import Any, NamedTuple, Protocol
 
 from rlog.config import NodeConfig
+from rlog.errors import CorruptBatch
+from rlog.log.time_search import TimeStep
+from rlog.node.env import Worker
 from rlog.observe.counters import NodeCounters, PartitionCounters
 from rlog.records import Waited
 
 Buffer = bytes | bytearray | memoryview
+Found = tuple[memoryview, int]
+"""Batches that were read from disk, and their end offset."""
 
 
 class ProduceOutcome(Protocol):
@@ -91,11 +96,27 @@ class ServedPartition(Protocol):
     ) -> None:
         """`done` is called exactly once, perhaps before this returns. `deadline`: in loop seconds."""
 
-    def read(self, offset: int, bytes_max: int) -> tuple[int, Sequence[Buffer], int]:
-        """(error code, committed batches from the one that holds `offset`, high-water mark)."""
+    def disk_read(self, offset: int, bytes_max: int) -> Callable[[], Found | None] | None:
+        """What of `read` waits for the disk, for a Worker; None where nothing does."""
 
-    def find_time(self, timestamp_ms: int, start: int) -> TimeAnswer:
-        """One step of the search for the first committed record at or past `start` that is that late."""
+    def read(
+        self, offset: int, bytes_max: int, found: Found | None = None
+    ) -> tuple[int, Sequence[Buffer], int]:
+        """(error code, committed batches from the one that holds `offset`, high-water mark).
+
+        found: what `disk_read` brought; without it the disk is waited for.
+        """
+
+    def time_search(self, timestamp_ms: int, start: int) -> Callable[[], TimeStep | CorruptBatch | None]:
+        """What of `find_time` waits for the disk, or decompresses, for a Worker. Raises as it does."""
+
+    def find_time(
+        self, timestamp_ms: int, start: int, found: TimeStep | CorruptBatch | None = None
+    ) -> TimeAnswer:
+        """One step of the search for the first committed record at or past `start` that is that late.
+
+        found: what `time_search` brought; without it all is done here.
+        """
 
     def delete_records(self, offset: int, *, deadline: float, done: Callable[[DeleteOutcome], None]) -> None:
         """Delete what is below `offset`, -1: all that is committed. `done` and `deadline` as in `produce`."""
@@ -104,16 +125,22 @@ class ServedPartition(Protocol):
         """`callback` is called once: when hwm > above, when leadership is lost, or when it is closed."""
 
 
-class HasRandom(Protocol):
+class ServedEnv(Protocol):
+    """As rlog.node.env.Env."""
+
     @property
     def random(self) -> Random: ...
+    @property
+    def reads(self) -> Worker: ...
+    @property
+    def searches(self) -> Worker: ...
 
 
 class ServedNode(Protocol):
     @property
     def config(self) -> NodeConfig: ...
     @property
-    def env(self) -> HasRandom: ...
+    def env(self) -> ServedEnv: ...
     @property
     def counters(self) -> NodeCounters: ...
     @property

@@ -20,7 +20,7 @@ from rlog.node.node import Node
 from rlog.node.partition import Partition
 from rlog.testing.checker import Copy, History
 from rlog.testing.disk import MemoryDisk
-from rlog.testing.executor import DiskSettings, SimDiskExecutor
+from rlog.testing.executor import DiskSettings, SimDiskExecutor, SimWorker
 from rlog.testing.invariants import READ_BYTES, Invariants, NodeWatch
 from rlog.testing.loop import Process, SimLoop
 from rlog.testing.network import Network
@@ -111,6 +111,8 @@ class Cluster:
         env = Env(
             vfs=Vfs.of(machine.disk),
             disk=machine.executor,
+            reads=SimWorker(self._loop, machine.executor, f"{name} reads"),
+            searches=SimWorker(self._loop, machine.executor, f"{name} searches"),
             random=self._fork(),
             wall_clock_ms=lambda: WALL_CLOCK_START_MS + int(self._loop.time() * 1000),
             stopwatch_s=self._loop.time,

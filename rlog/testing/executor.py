@@ -1,4 +1,6 @@
-"""Disk jobs in virtual time: one operation after each delay, so that a crash can fall between any two.
+"""Disk jobs, and tasks for other threads, in virtual time.
+
+Of a job: one operation after each delay, so that a crash can fall between any two.
 
 The delay of an operation is drawn before it is executed for half of them, and after it for the other half:
 what a crash finds undone was not begun, or was done and not yet reported. A kill drops the timers of the dead
@@ -9,9 +11,12 @@ to unsynced sectors and names is the disk's affair.
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
+from typing import TypeVar
 
 from rlog._core import DiskJob
 from rlog.testing.loop import SimLoop
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,3 +93,40 @@ class SimDiskExecutor:
         else:
             delay = self._random.expovariate(1 / settings.sync)
         return max(delay, self.stalled_until - self._loop.time())
+
+    def delay_of_read(self, random: Random) -> float:
+        """Seconds that a read takes, of a disk that is as slow as this one."""
+        return max(random.expovariate(1 / self.settings.sync), self.stalled_until - self._loop.time())
+
+
+class SimWorker:
+    """The Worker of one incarnation. A task is done at once, at its end, or at any moment between the two: as
+    far as the loop can tell, a thread does it anywhere there.
+    """
+
+    def __init__(self, loop: SimLoop, disk: SimDiskExecutor, name: str) -> None:
+        self._loop = loop
+        self._disk = disk
+        self._random = Random(f"rlog worker {name}")
+        self._name = name
+        self._is_closed = False
+
+    def submit(self, task: Callable[[], T], done: Callable[[T], None]) -> None:
+        if self._is_closed:
+            raise RuntimeError("the worker is closed")
+        delay = self._disk.delay_of_read(self._random)
+        before = delay * self._random.choice((0.0, self._random.random(), 1.0))
+
+        def run() -> None:
+            if not self._is_closed:
+                self._loop.call_later(delay - before, finish, task())
+
+        def finish(result: T) -> None:
+            if not self._is_closed:
+                self._loop.trace.add(self._loop.time(), f"task {self._name}")
+                done(result)
+
+        self._loop.call_later(before, run)
+
+    def close(self) -> None:
+        self._is_closed = True

@@ -121,7 +121,7 @@ class Cluster:
         for node_id in node_ids or list(self.nodes):
             node = self.nodes.pop(node_id)
             await node.stop()
-            node.env.disk.close()
+            node.env.close()
 
     def partition(self, node_id: int, index: int = 0) -> Partition:
         return self.nodes[node_id].partitions[TOPIC, index]

@@ -217,7 +217,7 @@ async def test_one_data_directory_one_node(tmp_path):
         env = open_env(cluster.configs[1])
         with pytest.raises(DataDirectoryError, match="in use"):
             await Node(cluster.configs[1], env).start()
-        env.disk.close()
+        env.close()
 
 
 # ------------------------------------------------------------------------------------------------- producing

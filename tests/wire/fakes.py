@@ -126,7 +126,10 @@ class FakePartition:
                 waiter.cancel()
                 waiter.callback()
 
-    def read(self, offset: int, bytes_max: int) -> tuple[int, list[memoryview], int]:
+    def disk_read(self, offset: int, bytes_max: int) -> None:
+        """All is in memory."""
+
+    def read(self, offset: int, bytes_max: int, found: Any = None) -> tuple[int, list[memoryview], int]:
         if not self.is_leader:
             return codes.NOT_LEADER_OR_FOLLOWER, [], -1
         if not self.serving:
@@ -142,7 +145,10 @@ class FakePartition:
             found.append(memoryview(data))
         return codes.NONE, found, self.hwm
 
-    def find_time(self, timestamp_ms: int, start: int) -> TimeAnswer:
+    def time_search(self, timestamp_ms: int, start: int) -> Callable[[], None]:
+        return lambda: None
+
+    def find_time(self, timestamp_ms: int, start: int, found: Any = None) -> TimeAnswer:
         """A batch at a time."""
         for _, end, data in self.batches:
             if start < end <= self.hwm:
@@ -165,9 +171,21 @@ class FakePartition:
         return waiter
 
 
+class FakeWorker:
+    """Does it in the next turn of the loop."""
+
+    def submit(self, task: Callable[[], Any], done: Callable[[Any], None]) -> None:
+        asyncio.get_running_loop().call_soon(lambda: done(task()))
+
+    def close(self) -> None:
+        pass
+
+
 @dataclass
 class FakeEnv:
     random: Random = field(default_factory=lambda: Random(1))
+    reads: FakeWorker = field(default_factory=FakeWorker)
+    searches: FakeWorker = field(default_factory=FakeWorker)
 
 
 class FakeNode:

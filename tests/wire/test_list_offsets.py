@@ -100,7 +100,7 @@ class Endless(FakePartition):
 
     steps = 0
 
-    def find_time(self, timestamp_ms: int, start: int) -> TimeAnswer:
+    def find_time(self, timestamp_ms: int, start: int, found: object = None) -> TimeAnswer:
         self.steps += 1
         return TimeAnswer(codes.NONE, None, start + 1)
 
