@@ -31,10 +31,9 @@ def test_an_idempotent_producer_loses_nothing_and_repeats_nothing(
         assert outcome.acked > RECORDS * 0.9
 
 
-@pytest.mark.parametrize("client", [name for name in CLIENTS if name != "rlog"], indirect=True)
+@pytest.mark.parametrize("client", CLIENTS, indirect=True)
 def test_a_producer_that_sends_again_loses_nothing(mortal_cluster: LocalCluster, client: Driver) -> None:
     """What may be written is sent again: without idempotence it may then be there twice, never not at all."""
-    assert client.retries_blindly
     topic = f"{client.name}-plain"
     outcome = send_through_kills(client, mortal_cluster, topic, How(), records=RECORDS, kills=1)
     assert outcome.kills == 1

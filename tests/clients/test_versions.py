@@ -48,7 +48,7 @@ def versions_in(counts: Counter[str]) -> Versions:
 
 def as_toml(client: str, version: str, versions: Versions) -> str:
     return "\n".join(
-        [f'[{client}."{version}"]', *(f"{name} = {numbers}" for name, numbers in versions.items())]
+        [f'["{client}"."{version}"]', *(f"{name} = {numbers}" for name, numbers in versions.items())]
     )
 
 

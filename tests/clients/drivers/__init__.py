@@ -18,6 +18,7 @@ _MODULES = {
     "aiokafka": "with_aiokafka",
     "kafkajs": "with_kafkajs",
     "rlog": "with_rlog",
+    "rlog.sync": "with_rlog_sync",
 }
 CLIENTS = tuple(_MODULES)
 

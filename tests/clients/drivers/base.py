@@ -60,8 +60,6 @@ class Driver(Protocol):
     codecs: tuple[str, ...]
     can_be_idempotent: bool
     tells_offsets: bool
-    retries_blindly: bool
-    """Without idempotence too it sends again what may have been written, so that nothing is lost."""
 
     @property
     def version(self) -> str:
@@ -72,7 +70,8 @@ class Driver(Protocol):
     ) -> None:
         """Send all of `records`; returns when each is acknowledged, with acks=0 when each is sent.
 
-        `records` may block for a while. Raises NotDelivered.
+        Without idempotence too, what may be written is sent again, so that nothing is lost. `records` may
+        block for a while. Raises NotDelivered.
         """
 
     def consume(self, bootstrap: str, topic: str, partition: int, start: int) -> Iterator[Found]:

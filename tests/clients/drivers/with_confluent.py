@@ -24,7 +24,6 @@ class Confluent:
     codecs = CODECS
     can_be_idempotent = True
     tells_offsets = True
-    retries_blindly = True
 
     @property
     def version(self) -> str:

@@ -28,7 +28,6 @@ class KafkaPython:
     codecs = CODECS
     can_be_idempotent = True
     tells_offsets = True
-    retries_blindly = True
 
     @property
     def version(self) -> str:

@@ -37,7 +37,6 @@ class Kafkajs:
     codecs = ("none", "gzip")  # the others need plugins
     can_be_idempotent = True
     tells_offsets = True
-    retries_blindly = True
 
     @property
     def version(self) -> str:

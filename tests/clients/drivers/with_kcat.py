@@ -28,7 +28,6 @@ class Kcat:
     codecs = CODECS
     can_be_idempotent = True
     tells_offsets = False  # a failed delivery makes its exit status 1; that is all it says
-    retries_blindly = True
 
     @property
     def version(self) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import AsyncExitStack
 
 import rlog
+from rlog.client import DeliveryFailed
 from rlog.errors import RlogError
 from tests.clients.drivers.base import (
     CODECS,
@@ -24,12 +25,18 @@ from tests.clients.drivers.base import (
 ACKS = {-1: "all", 1: "leader", 0: "none"}
 
 
+def may_send_again(error: DeliveryFailed, how: How) -> bool:
+    """Without idempotence rlog's client gives up what may be written, and says so. Who would rather have a
+    record twice than not at all sends it again, as other clients do by themselves; so do these drivers.
+    """
+    return not how.idempotent and error.outcome == "unknown"
+
+
 class Rlog:
     name = "rlog"
     codecs = CODECS
     can_be_idempotent = True
     tells_offsets = True
-    retries_blindly = False
 
     @property
     def version(self) -> str:
@@ -46,13 +53,22 @@ class Rlog:
     async def _produce(
         self, bootstrap: str, topic: str, records: Iterable[Record], how: How, acked: Acked | None
     ) -> None:
-        under_way: deque = deque()
+        under_way: deque[tuple[Record, rlog.client.Ack]] = deque()
+
+        async def send(record: Record) -> None:
+            under_way.append((record, await producer.send(record.value, key=record.key)))
 
         async def settle() -> None:
-            value, ack = under_way.popleft()
-            receipt = await ack
+            record, ack = under_way.popleft()
+            try:
+                receipt = await ack
+            except DeliveryFailed as error:
+                if not may_send_again(error, how):
+                    raise
+                await send(record)
+                return
             if acked is not None and how.acks != 0:
-                acked(value, receipt.partition, receipt.offset)
+                acked(record.value, receipt.partition, receipt.offset)
 
         async with (
             rlog.connect(bootstrap) as cluster,
@@ -65,7 +81,7 @@ class Rlog:
             ) as producer,
         ):
             async for record in in_thread(records):
-                under_way.append((record.value, await producer.send(record.value, key=record.key)))
+                await send(record)
                 if len(under_way) > UNDER_WAY_MAX:
                     await settle()
             while under_way:
