@@ -13,16 +13,14 @@ from rlog.wire.kafka.messages import FetchPartition, FetchRequest
 from tests.clients.drivers import CLIENTS, Driver, How
 from tests.clients.drivers.base import CODECS, EARLIEST, PARTITIONS
 from tests.clients.ledger import key_of, number_of, record_of
-from tests.clients.ways import CODECS_OF, MATRIX, topic_of
+from tests.clients.ways import CODECS_OF, MATRIX, ids, topic_of
 
 RECORDS = 400
 # Of a batch's attributes (message format v2).
 CODEC_BITS, CONTROL_BIT = 0x07, 0x20
 
 
-@pytest.mark.parametrize(
-    ("client", "how"), MATRIX, indirect=["client"], ids=[f"{name}-{how}" for name, how in MATRIX]
-)
+@pytest.mark.parametrize(("client", "how"), MATRIX, indirect=["client"], ids=ids(MATRIX))
 def test_what_is_produced_is_consumed(cluster: LocalCluster, client: Driver, how: How) -> None:
     topic = topic_of(client.name, how)
     acked: dict[bytes, tuple[int, int]] = {}
@@ -57,7 +55,6 @@ def test_what_is_produced_is_consumed(cluster: LocalCluster, client: Driver, how
 @pytest.mark.parametrize("client", CLIENTS, indirect=True)
 def test_each_codec_of_a_client_is_in_the_matrix(client: Driver) -> None:
     assert client.codecs == CODECS_OF[client.name]
-    assert client.can_be_idempotent
     assert {how.codec for name, how in MATRIX if name == client.name} == set(client.codecs)
 
 

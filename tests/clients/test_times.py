@@ -1,6 +1,7 @@
 """Times, as clients see them: the first record after a moment, and whose clock stamped a record."""
 
 import asyncio
+import subprocess
 import time
 from collections.abc import Iterator
 from random import Random
@@ -8,7 +9,7 @@ from random import Random
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka import TopicPartition as AioPartition
-from confluent_kafka import OFFSET_END, TIMESTAMP_CREATE_TIME, TIMESTAMP_LOG_APPEND_TIME, Consumer, Producer
+from confluent_kafka import TIMESTAMP_CREATE_TIME, TIMESTAMP_LOG_APPEND_TIME, Consumer, Producer
 from confluent_kafka import TopicPartition as ConfluentPartition
 from kafka import KafkaConsumer, KafkaProducer
 from kafka import TopicPartition as KafkaPartition
@@ -16,6 +17,8 @@ from kafka import TopicPartition as KafkaPartition
 import rlog
 from rlog.cli.local_cluster import LocalCluster
 from rlog.client import At
+from tests.clients.drivers import CLIENTS, Driver, driver
+from tests.harness.processes import running_cluster
 
 NOON_MS = 1_760_000_000_000
 COMPRESSIONS = ("none", "gzip", "snappy", "lz4", "zstd")
@@ -28,16 +31,8 @@ STAMPED = ("stamped-confluent", "stamped-kafka-python", "stamped-aiokafka")
 def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
     """Three nodes; the topics of STAMPED have their leaders' times."""
     topics = {"times": 1, **dict.fromkeys(STAMPED, 1)}
-    with LocalCluster(tmp_path_factory.mktemp("times"), topics=topics, cluster_id="test") as cluster:
-        for node in cluster.nodes.values():
-            text = node.config_path.read_text()
-            for topic in STAMPED:
-                text = text.replace(
-                    f'"{topic}" = 1', f'"{topic}" = {{partitions = 1, timestamp_type = "append"}}'
-                )
-            node.config_path.write_text(text)
-        cluster.start()
-        cluster.wait_ready(timeout_s=30)
+    tables = {topic: {"timestamp_type": "append"} for topic in STAMPED}
+    with running_cluster(tmp_path_factory.mktemp("times"), topics=topics, tables=tables) as cluster:
         yield cluster
 
 
@@ -82,43 +77,27 @@ def consumer_of(bootstrap: str) -> Consumer:
     )
 
 
-def test_confluent_kafka_finds_the_first_record_after_a_moment(nodes: LocalCluster, times: list[int]) -> None:
-    consumer = consumer_of(nodes.bootstrap)
-    try:
-        for moment in MOMENTS:
-            asked = [ConfluentPartition("times", 0, moment)]
-            (found,) = consumer.offsets_for_times(asked, timeout=TIMEOUT_S)
-            assert found.error is None
-            expected = first_at(times, moment)
-            assert found.offset == (OFFSET_END if expected is None else expected[0])
-    finally:
-        consumer.close()
+@pytest.mark.parametrize("client", CLIENTS, indirect=True)
+def test_every_client_finds_the_first_record_after_a_moment(
+    nodes: LocalCluster, times: list[int], client: Driver
+) -> None:
+    expected = [first_at(times, moment) for moment in MOMENTS]
+    found = client.offsets_at(nodes.bootstrap, "times", 0, MOMENTS)
+    assert found == [None if each is None else each[0] for each in expected]
 
 
-def test_kafka_python_finds_the_first_record_after_a_moment(nodes: LocalCluster, times: list[int]) -> None:
-    consumer = KafkaConsumer(bootstrap_servers=nodes.bootstrap.split(","))
-    partition = KafkaPartition("times", 0)
-    try:
-        for moment in MOMENTS:
-            found = consumer.offsets_for_times({partition: moment})[partition]
-            assert (found and (found.offset, found.timestamp)) == first_at(times, moment)
-    finally:
-        consumer.close()
-
-
-def test_aiokafka_finds_the_first_record_after_a_moment(nodes: LocalCluster, times: list[int]) -> None:
-    async def main() -> None:
-        consumer = AIOKafkaConsumer(bootstrap_servers=nodes.bootstrap)
-        await consumer.start()
-        partition = AioPartition("times", 0)
-        try:
-            for moment in MOMENTS:
-                found = (await consumer.offsets_for_times({partition: moment}))[partition]
-                assert (found and (found.offset, found.timestamp)) == first_at(times, moment)
-        finally:
-            await consumer.stop()
-
-    asyncio.run(asyncio.wait_for(main(), 2 * TIMEOUT_S))
+def test_kcat_starts_at_a_moment(nodes: LocalCluster, times: list[int]) -> None:
+    """-o s@MILLISECONDS: from there on, and e@MILLISECONDS: up to there."""
+    driver("kcat")
+    moment, until = NOON_MS + 2000, NOON_MS + 4000
+    first, end = first_at(times, moment), first_at(times, until)
+    assert first is not None
+    assert end is not None
+    command = ["kcat", "-C", "-b", nodes.bootstrap, "-t", "times", "-p", "0", "-f", "%o %T\n"]
+    command += ["-o", f"s@{moment}", "-o", f"e@{until}"]
+    said = subprocess.run(command, capture_output=True, check=True, timeout=TIMEOUT_S, text=True).stdout
+    rows = [tuple(map(int, line.split())) for line in said.splitlines()]
+    assert rows == [(offset, times[offset]) for offset in range(first[0], end[0])]
 
 
 async def check_rlog(bootstrap: str, times: list[int]) -> None:

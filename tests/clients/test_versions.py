@@ -71,6 +71,9 @@ def test_the_versions_a_client_sends_are_known(cluster: LocalCluster, client: Dr
     with closing(client.consume(cluster.bootstrap, topic, 0, EARLIEST)) as records:
         assert len(list(islice(records, 20))) == 20
     client.bounds(cluster.bootstrap, topic)
+    client.offsets_at(cluster.bootstrap, topic, 0, [1])
+    if client.can_delete:
+        client.delete_records(cluster.bootstrap, topic, {0: 1})
     found = versions_in(request_counts(cluster) - before)
 
     known: dict[str, Versions] = tomllib.loads(TABLE.read_text()).get(client.name, {})

@@ -21,6 +21,7 @@ from confluent_kafka.admin import AdminClient
 from kafka import KafkaConsumer
 
 from rlog.cli.local_cluster import LocalCluster
+from tests.clients.drivers import CLIENTS, Driver
 from tests.clients.test_versions import request_counts
 from tests.clients.ways import TOPICS
 from tests.harness.processes import wait_for
@@ -98,54 +99,16 @@ def test_errors_reach_the_application_by_name(cluster: LocalCluster) -> None:
     assert failures[1:] == ["UNKNOWN_TOPIC_OR_PART"]
 
 
-def time_with_confluent(bootstrap: str, topic: str, times: list[int]) -> list[int | None]:
-    consumer = consumer_of(bootstrap)
-    try:
-        # One question for each: librdkafka takes one time for a partition.
-        found = [
-            consumer.offsets_for_times([TopicPartition(topic, 0, time)], timeout=TIMEOUT_S)[0].offset
-            for time in times
-        ]
-        return [None if offset == OFFSET_END else offset for offset in found]
-    finally:
-        consumer.close()
-
-
-def time_with_kafka_python(bootstrap: str, topic: str, times: list[int]) -> list[int | None]:
-    consumer = KafkaConsumer(bootstrap_servers=bootstrap.split(","))
-    partition = kafka.TopicPartition(topic, 0)
-    try:
-        found = [consumer.offsets_for_times({partition: time})[partition] for time in times]
-        return [None if each is None else each.offset for each in found]
-    finally:
-        consumer.close()
-
-
-def time_with_aiokafka(bootstrap: str, topic: str, times: list[int]) -> list[int | None]:
-    async def main() -> list[int | None]:
-        consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap)
-        partition = aiokafka.TopicPartition(topic, 0)
-        await consumer.start()
-        try:
-            found = [(await consumer.offsets_for_times({partition: time}))[partition] for time in times]
-            return [None if each is None else each.offset for each in found]
-        finally:
-            await consumer.stop()
-
-    return asyncio.run(asyncio.wait_for(main(), TIMEOUT_S))
-
-
-@pytest.mark.parametrize("search", [time_with_confluent, time_with_kafka_python, time_with_aiokafka])
-def test_a_search_by_time_finds_the_very_first(
-    cluster: LocalCluster, search: Callable[[str, str, list[int]], list[int | None]]
-) -> None:
+@pytest.mark.parametrize("client", CLIENTS, indirect=True)
+def test_a_search_by_time_finds_the_very_first(cluster: LocalCluster, client: Driver) -> None:
     """Inside a compressed batch too, and where the producer's times go up and down."""
-    topic = f"times-{search.__name__.replace('_', '-')}"
+    topic = f"times-{client.name}"
     producer = Producer({"bootstrap.servers": cluster.bootstrap, "compression.type": "zstd", "linger.ms": 50})
     for time in (1000, 3000, 2000, 5000):
         producer.produce(topic, b"x" * 100, timestamp=time)
     assert producer.flush(TIMEOUT_S) == 0
-    assert search(cluster.bootstrap, topic, [0, 1000, 1001, 2500, 3001, 5001]) == [0, 0, 1, 1, 3, None]
+    found = client.offsets_at(cluster.bootstrap, topic, 0, [0, 1000, 1001, 2500, 3001, 5001])
+    assert found == [0, 0, 1, 1, 3, None]
 
 
 def joined_with_confluent(bootstrap: str) -> str:

@@ -1,5 +1,6 @@
 """Clusters of real node processes for tests."""
 
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -19,11 +20,12 @@ def running_cluster(
     settings: Mapping[str, int | str] | None = None,
     log_format: str = "text",
     admin: bool = False,
+    tables: Mapping[str, Mapping[str, int | str]] | None = None,
 ) -> Iterator[LocalCluster]:
     """A cluster whose partitions all have leaders; its nodes end on leaving, by SIGKILL after a failure.
 
     settings: of every node's configuration, e.g. {"segment_bytes_max": 1 << 20}. log_format: of its log.
-    admin: with admin ports.
+    admin: with admin ports. tables: more settings of a topic, e.g. {"orders": {"acks_floor": "leader"}}.
     """
     with LocalCluster(
         directory,
@@ -34,9 +36,22 @@ def running_cluster(
         log_format=log_format,
         admin=admin,
     ) as cluster:
+        for topic, table in (tables or {}).items():
+            _write_table(cluster, topic, table)
         cluster.start()
         cluster.wait_ready(timeout_s=READY_TIMEOUT_S)
         yield cluster
+
+
+def _write_table(cluster: LocalCluster, topic: str, table: Mapping[str, int | str]) -> None:
+    """Into each node's configuration, in place of the number of partitions alone."""
+    settings = {"partitions": cluster.topics[topic], **table}
+    inline = ", ".join(f"{name} = {json.dumps(value)}" for name, value in settings.items())
+    for node in cluster.nodes.values():
+        text = node.config_path.read_text()
+        line = f'"{topic}" = {cluster.topics[topic]}'
+        assert text.count(line) == 1
+        node.config_path.write_text(text.replace(line, f'"{topic}" = {{{inline}}}'))
 
 
 def wait_for(condition: Callable[[], bool], what: str, *, timeout_s: float = 20.0) -> None:

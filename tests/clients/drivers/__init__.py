@@ -1,15 +1,15 @@
 """Every client behind the same two verbs, so that each behaviour is written once and tested with all of them.
 
 `driver("aiokafka").produce(...)`, `.consume(...)`: base.py says what they mean. A client is imported when its
-driver is asked for; what a client cannot do is said by its driver (`codecs`, `can_be_idempotent`), never
+driver is asked for; what a client cannot do is said by its driver (`codecs`, `can_delete`), never
 skipped in silence.
 """
 
 from importlib import import_module
 
-from tests.clients.drivers.base import Driver, Found, How, NotDelivered, Record
+from tests.clients.drivers.base import Driver, Found, How, NotDelivered, Record, Refused
 
-__all__ = ["CLIENTS", "Driver", "Found", "How", "NotDelivered", "Record", "driver"]
+__all__ = ["CLIENTS", "Driver", "Found", "How", "NotDelivered", "Record", "Refused", "driver"]
 
 _MODULES = {
     "confluent-kafka": "with_confluent",

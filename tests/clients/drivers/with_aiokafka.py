@@ -1,11 +1,13 @@
 """aiokafka, which sends the oldest versions of some requests whatever a node offers."""
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
 import aiokafka
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
+from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
 from tests.clients.drivers.base import (
     CODECS,
@@ -17,8 +19,10 @@ from tests.clients.drivers.base import (
     Acked,
     Found,
     How,
+    IfGone,
     NotDelivered,
     Record,
+    Refused,
     in_thread,
 )
 
@@ -26,8 +30,8 @@ from tests.clients.drivers.base import (
 class Aiokafka:
     name = "aiokafka"
     codecs = CODECS
-    can_be_idempotent = True
     tells_offsets = True
+    can_delete = True
 
     @property
     def version(self) -> str:
@@ -73,23 +77,42 @@ class Aiokafka:
         if failures:
             raise NotDelivered(f"{len(failures)} failed, first: {failures[0]!r}")
 
-    def consume(self, bootstrap: str, topic: str, partition: int, start: int) -> Iterator[Found]:
+    def consume(
+        self, bootstrap: str, topic: str, partition: int, start: int, *, if_gone: IfGone = "error"
+    ) -> Iterator[Found]:
         with asyncio.Runner() as runner:
-            consumer = runner.run(_consumer(bootstrap, TopicPartition(topic, partition), start))
+            consumer = runner.run(_consumer(bootstrap, TopicPartition(topic, partition), start, if_gone))
             try:
                 while batches := runner.run(_records_of(consumer)):
                     for record in batches:
                         yield Found(record.offset, record.key, record.value)
                 raise TimeoutError(f"nothing came for {PATIENCE_S} s")
+            except OffsetOutOfRangeError as error:
+                raise Refused(repr(error)) from error
             finally:
                 runner.run(consumer.stop())
 
     def bounds(self, bootstrap: str, topic: str) -> list[tuple[int, int]]:
         return asyncio.run(_bounds(bootstrap, [TopicPartition(topic, index) for index in range(PARTITIONS)]))
 
+    def offsets_at(
+        self, bootstrap: str, topic: str, partition: int, times_ms: Sequence[int]
+    ) -> list[int | None]:
+        return asyncio.run(_offsets_at(bootstrap, TopicPartition(topic, partition), times_ms))
 
-async def _consumer(bootstrap: str, partition: TopicPartition, start: int) -> AIOKafkaConsumer:
-    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap)
+    def delete_records(self, bootstrap: str, topic: str, below: Mapping[int, int]) -> None:
+        asked = {TopicPartition(topic, each): RecordsToDelete(offset) for each, offset in below.items()}
+        try:
+            asyncio.run(_delete(bootstrap, asked))
+        except KafkaError as error:
+            raise Refused(repr(error)) from error
+
+
+async def _consumer(
+    bootstrap: str, partition: TopicPartition, start: int, if_gone: IfGone
+) -> AIOKafkaConsumer:
+    reset = "none" if if_gone == "error" else if_gone
+    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, auto_offset_reset=reset)
     await consumer.start()
     consumer.assign([partition])
     if start == EARLIEST:
@@ -108,6 +131,25 @@ async def _bounds(bootstrap: str, partitions: list[TopicPartition]) -> list[tupl
         return [(starts[each], ends[each]) for each in partitions]
     finally:
         await consumer.stop()
+
+
+async def _offsets_at(bootstrap: str, partition: TopicPartition, times_ms: Sequence[int]) -> list[int | None]:
+    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap)
+    await consumer.start()
+    try:
+        found = [(await consumer.offsets_for_times({partition: each}))[partition] for each in times_ms]
+        return [None if each is None else each.offset for each in found]
+    finally:
+        await consumer.stop()
+
+
+async def _delete(bootstrap: str, asked: dict[TopicPartition, RecordsToDelete]) -> None:
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await admin.start()
+    try:
+        await admin.delete_records(asked)
+    finally:
+        await admin.close()
 
 
 async def _records_of(consumer: AIOKafkaConsumer) -> list:

@@ -1,9 +1,18 @@
 """librdkafka, through confluent-kafka."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import confluent_kafka
-from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartition
+from confluent_kafka import (
+    OFFSET_END,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    Producer,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient
 
 from tests.clients.drivers.base import (
     CODECS,
@@ -14,16 +23,18 @@ from tests.clients.drivers.base import (
     Acked,
     Found,
     How,
+    IfGone,
     NotDelivered,
     Record,
+    Refused,
 )
 
 
 class Confluent:
     name = "confluent-kafka"
     codecs = CODECS
-    can_be_idempotent = True
     tells_offsets = True
+    can_delete = True
 
     @property
     def version(self) -> str:
@@ -62,9 +73,16 @@ class Confluent:
         if failures or left:
             raise NotDelivered(f"{left} without an answer; {len(failures)} failed, first: {failures[:1]}")
 
-    def consume(self, bootstrap: str, topic: str, partition: int, start: int) -> Iterator[Found]:
+    def consume(
+        self, bootstrap: str, topic: str, partition: int, start: int, *, if_gone: IfGone = "error"
+    ) -> Iterator[Found]:
         consumer = Consumer(
-            {"bootstrap.servers": bootstrap, "group.id": "unused", "enable.auto.commit": False}
+            {
+                "bootstrap.servers": bootstrap,
+                "group.id": "unused",
+                "enable.auto.commit": False,
+                "auto.offset.reset": if_gone,
+            }
         )
         try:
             consumer.assign([TopicPartition(topic, partition, start)])
@@ -75,7 +93,7 @@ class Confluent:
                     raise TimeoutError(f"nothing came for {PATIENCE_S} s")
                 for message in messages:
                     if message.error() is not None:
-                        raise NotDelivered(str(message.error()))
+                        raise Refused(str(message.error()))
                     yield Found(message.offset(), message.key(), message.value())
         finally:
             consumer.close()
@@ -87,6 +105,30 @@ class Confluent:
             return [consumer.get_watermark_offsets(each, timeout=PATIENCE_S) for each in partitions]
         finally:
             consumer.close()
+
+    def offsets_at(
+        self, bootstrap: str, topic: str, partition: int, times_ms: Sequence[int]
+    ) -> list[int | None]:
+        consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "unused"})
+        try:
+            # One question for each: librdkafka takes one time for a partition.
+            asked = [[TopicPartition(topic, partition, time_ms)] for time_ms in times_ms]
+            found = [consumer.offsets_for_times(each, timeout=PATIENCE_S)[0] for each in asked]
+            for each in found:
+                if each.error is not None:
+                    raise Refused(str(each.error))
+            return [None if each.offset == OFFSET_END else each.offset for each in found]
+        finally:
+            consumer.close()
+
+    def delete_records(self, bootstrap: str, topic: str, below: Mapping[int, int]) -> None:
+        admin = AdminClient({"bootstrap.servers": bootstrap})
+        asked = [TopicPartition(topic, partition, offset) for partition, offset in below.items()]
+        try:
+            for answer in admin.delete_records(asked, request_timeout=PATIENCE_S).values():
+                answer.result(PATIENCE_S)
+        except KafkaException as error:
+            raise Refused(str(error)) from error
 
 
 DRIVER = Confluent()

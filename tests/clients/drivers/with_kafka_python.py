@@ -1,11 +1,13 @@
 """kafka-python."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from threading import Semaphore
 
 import kafka
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.admin import KafkaAdminClient
+from kafka.errors import KafkaError, OffsetOutOfRangeError
 from kafka.producer.future import RecordMetadata
 
 from tests.clients.drivers.base import (
@@ -18,16 +20,18 @@ from tests.clients.drivers.base import (
     Acked,
     Found,
     How,
+    IfGone,
     NotDelivered,
     Record,
+    Refused,
 )
 
 
 class KafkaPython:
     name = "kafka-python"
     codecs = CODECS
-    can_be_idempotent = True
     tells_offsets = True
+    can_delete = True
 
     @property
     def version(self) -> str:
@@ -70,9 +74,13 @@ class KafkaPython:
         if failures:
             raise NotDelivered(f"{len(failures)} failed, first: {failures[0]!r}")
 
-    def consume(self, bootstrap: str, topic: str, partition: int, start: int) -> Iterator[Found]:
+    def consume(
+        self, bootstrap: str, topic: str, partition: int, start: int, *, if_gone: IfGone = "error"
+    ) -> Iterator[Found]:
         consumer = KafkaConsumer(
-            bootstrap_servers=bootstrap.split(","), consumer_timeout_ms=PATIENCE_S * 1000
+            bootstrap_servers=bootstrap.split(","),
+            consumer_timeout_ms=PATIENCE_S * 1000,
+            auto_offset_reset="none" if if_gone == "error" else if_gone,
         )
         try:
             consumer.assign([TopicPartition(topic, partition)])
@@ -83,6 +91,8 @@ class KafkaPython:
             for record in consumer:
                 yield Found(record.offset, record.key, record.value)
             raise TimeoutError(f"nothing came for {PATIENCE_S} s")
+        except OffsetOutOfRangeError as error:
+            raise Refused(repr(error)) from error
         finally:
             consumer.close()
 
@@ -94,6 +104,26 @@ class KafkaPython:
             return [(starts[each], ends[each]) for each in partitions]
         finally:
             consumer.close()
+
+    def offsets_at(
+        self, bootstrap: str, topic: str, partition: int, times_ms: Sequence[int]
+    ) -> list[int | None]:
+        consumer = KafkaConsumer(bootstrap_servers=bootstrap.split(","))
+        place = TopicPartition(topic, partition)
+        try:
+            found = [consumer.offsets_for_times({place: time_ms})[place] for time_ms in times_ms]
+            return [None if each is None else each.offset for each in found]
+        finally:
+            consumer.close()
+
+    def delete_records(self, bootstrap: str, topic: str, below: Mapping[int, int]) -> None:
+        admin = KafkaAdminClient(bootstrap_servers=bootstrap.split(","))
+        try:
+            admin.delete_records({TopicPartition(topic, each): offset for each, offset in below.items()})
+        except KafkaError as error:
+            raise Refused(repr(error)) from error
+        finally:
+            admin.close()
 
 
 DRIVER = KafkaPython()

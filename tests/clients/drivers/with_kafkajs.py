@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -20,8 +20,10 @@ from tests.clients.drivers.base import (
     ClientMissing,
     Found,
     How,
+    IfGone,
     NotDelivered,
     Record,
+    Refused,
 )
 from tests.clients.drivers.processes import Impatience, Words
 
@@ -35,8 +37,8 @@ INSTALL_S = 120
 class Kafkajs:
     name = "kafkajs"
     codecs = ("none", "gzip")  # the others need plugins
-    can_be_idempotent = True
     tells_offsets = True
+    can_delete = True
 
     @property
     def version(self) -> str:
@@ -82,8 +84,16 @@ class Kafkajs:
                 impatience.end()
                 process.kill()
 
-    def consume(self, bootstrap: str, topic: str, partition: int, start: int) -> Iterator[Found]:
-        settings = {"bootstrap": bootstrap, "topic": topic, "partition": partition, "start": start}
+    def consume(
+        self, bootstrap: str, topic: str, partition: int, start: int, *, if_gone: IfGone = "error"
+    ) -> Iterator[Found]:
+        settings = {
+            "bootstrap": bootstrap,
+            "topic": topic,
+            "partition": partition,
+            "start": start,
+            "ifGone": if_gone,
+        }
         command = [*_command(), "consume", json.dumps(settings)]
         with subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=_environment()
@@ -96,21 +106,38 @@ class Kafkajs:
                     for offset, key, value in json.loads(line):
                         yield Found(int(offset), key.encode(), value.encode())
                     impatience.begin()
+                if process.wait(PATIENCE_S) > 0:
+                    raise Refused(f"kafkajs ended: {words.last()}")
                 raise TimeoutError(f"nothing came in time; kafkajs said: {words.last()}")
             finally:
                 impatience.end()
                 process.kill()
 
     def bounds(self, bootstrap: str, topic: str) -> list[tuple[int, int]]:
-        settings = json.dumps({"bootstrap": bootstrap, "topic": topic})
-        ended = subprocess.run(
-            [*_command(), "bounds", settings],
-            capture_output=True,
-            check=True,
-            timeout=PATIENCE_S,
-            env=_environment(),
-        )
-        return [(int(low), int(high)) for low, high in json.loads(ended.stdout)]
+        return [(int(low), int(high)) for low, high in _ask("bounds", bootstrap, topic)]
+
+    def offsets_at(
+        self, bootstrap: str, topic: str, partition: int, times_ms: Sequence[int]
+    ) -> list[int | None]:
+        """kafkajs answers with the end where there is no such record: no record is there."""
+        found = _ask("offsetsAt", bootstrap, topic, partition=partition, times=list(times_ms))
+        end = self.bounds(bootstrap, topic)[partition][1]
+        return [None if int(offset) == end else int(offset) for offset in found]
+
+    def delete_records(self, bootstrap: str, topic: str, below: Mapping[int, int]) -> None:
+        asked = [{"partition": each, "offset": str(offset)} for each, offset in below.items()]
+        _ask("deleteRecords", bootstrap, topic, partitions=asked)
+
+
+def _ask(verb: str, bootstrap: str, topic: str, **settings: Any) -> Any:
+    """A process that gives one answer."""
+    command = [*_command(), verb, json.dumps({"bootstrap": bootstrap, "topic": topic, **settings})]
+    ended = subprocess.run(
+        command, capture_output=True, check=False, timeout=PATIENCE_S, env=_environment(), text=True
+    )
+    if ended.returncode != 0:
+        raise Refused(f"kafkajs ended: {ended.stderr}")
+    return json.loads(ended.stdout)
 
 
 def _by_partition(batch: list[Record]) -> dict[int, list[Record]]:

@@ -3,7 +3,7 @@
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 
 from tests.clients.drivers.base import (
@@ -17,8 +17,10 @@ from tests.clients.drivers.base import (
     ClientMissing,
     Found,
     How,
+    IfGone,
     NotDelivered,
     Record,
+    Refused,
 )
 from tests.clients.drivers.processes import Impatience, Words
 
@@ -26,8 +28,8 @@ from tests.clients.drivers.processes import Impatience, Words
 class Kcat:
     name = "kcat"
     codecs = CODECS
-    can_be_idempotent = True
     tells_offsets = False  # a failed delivery makes its exit status 1; that is all it says
+    can_delete = False
 
     @property
     def version(self) -> str:
@@ -63,9 +65,12 @@ class Kcat:
             if status != 0:
                 raise NotDelivered(f"kcat ended with {status}: {words.last()}")
 
-    def consume(self, bootstrap: str, topic: str, partition: int, start: int) -> Iterator[Found]:
+    def consume(
+        self, bootstrap: str, topic: str, partition: int, start: int, *, if_gone: IfGone = "error"
+    ) -> Iterator[Found]:
         command = [_program(), "-C", "-b", bootstrap, "-t", topic, "-p", str(partition)]
         command += ["-o", "beginning" if start == EARLIEST else str(start), "-u", "-f", "%o %k %s\n"]
+        command += ["-X", f"auto.offset.reset={if_gone}"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
             words = Words(process.stderr)
             # A read of the pipe has no deadline: the process is ended when its time is up.
@@ -77,6 +82,8 @@ class Kcat:
                     offset, key, value = line.rstrip(b"\n").split(b" ")
                     yield Found(int(offset), key, value)
                     impatience.begin()
+                if process.wait(PATIENCE_S) > 0:
+                    raise Refused(f"kcat ended: {words.last()}")
                 raise TimeoutError(f"nothing came for {PATIENCE_S} s; kcat said: {words.last()}")
             finally:
                 impatience.end()
@@ -84,15 +91,26 @@ class Kcat:
 
     def bounds(self, bootstrap: str, topic: str) -> list[tuple[int, int]]:
         """kcat asks for offsets by time, of which -2 and -1 are the start and the end."""
+        places = (bootstrap, topic, range(PARTITIONS))
+        return list(zip(_query(*places, -2), _query(*places, -1), strict=True))
 
-        def ask(time: int) -> list[int]:
-            asked = [word for index in range(PARTITIONS) for word in ("-t", f"{topic}:{index}:{time}")]
-            command = [_program(), "-Q", "-b", bootstrap, *asked]
-            said = subprocess.run(command, capture_output=True, check=True, timeout=PATIENCE_S).stdout
-            found = dict(re.findall(rb"\[(\d+)\] offset (-?\d+)", said))
-            return [int(found[b"%d" % index]) for index in range(PARTITIONS)]
+    def offsets_at(
+        self, bootstrap: str, topic: str, partition: int, times_ms: Sequence[int]
+    ) -> list[int | None]:
+        found = [_query(bootstrap, topic, [partition], time_ms)[0] for time_ms in times_ms]
+        return [None if offset == -1 else offset for offset in found]
 
-        return list(zip(ask(-2), ask(-1), strict=True))
+    def delete_records(self, bootstrap: str, topic: str, below: Mapping[int, int]) -> None:
+        raise Refused("kcat has no request for that")
+
+
+def _query(bootstrap: str, topic: str, partitions: Sequence[int], time_ms: int) -> list[int]:
+    """kcat -Q: of each partition the offset that a time stands for, -1 when there is none."""
+    asked = [word for index in partitions for word in ("-t", f"{topic}:{index}:{time_ms}")]
+    command = [_program(), "-Q", "-b", bootstrap, *asked]
+    said = subprocess.run(command, capture_output=True, check=True, timeout=PATIENCE_S).stdout
+    found = dict(re.findall(rb"\[(\d+)\] offset (-?\d+)", said))
+    return [int(found[b"%d" % index]) for index in partitions]
 
 
 @cache

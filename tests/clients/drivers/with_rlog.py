@@ -2,23 +2,26 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 
 import rlog
-from rlog.client import DeliveryFailed
+from rlog.client import At, Below, DeliveryFailed, OffsetOutOfRange
 from rlog.errors import RlogError
 from tests.clients.drivers.base import (
     CODECS,
     DELIVERY_S,
     EARLIEST,
+    END,
     PATIENCE_S,
     UNDER_WAY_MAX,
     Acked,
     Found,
     How,
+    IfGone,
     NotDelivered,
     Record,
+    Refused,
     in_thread,
 )
 
@@ -32,11 +35,15 @@ def may_send_again(error: DeliveryFailed, how: How) -> bool:
     return not how.idempotent and error.outcome == "unknown"
 
 
+def places_of(below: Mapping[int, int]) -> dict[int, Below]:
+    return {partition: "latest" if offset == END else offset for partition, offset in below.items()}
+
+
 class Rlog:
     name = "rlog"
     codecs = CODECS
-    can_be_idempotent = True
     tells_offsets = True
+    can_delete = True
 
     @property
     def version(self) -> str:
@@ -87,20 +94,35 @@ class Rlog:
             while under_way:
                 await settle()
 
-    def consume(self, bootstrap: str, topic: str, partition: int, start: int) -> Iterator[Found]:
+    def consume(
+        self, bootstrap: str, topic: str, partition: int, start: int, *, if_gone: IfGone = "error"
+    ) -> Iterator[Found]:
         with asyncio.Runner() as runner:
             stack = AsyncExitStack()
             try:
-                consumer = runner.run(_consumer(stack, bootstrap, topic, partition, start))
+                consumer = runner.run(_consumer(stack, bootstrap, topic, partition, start, if_gone))
                 while records := runner.run(consumer.fetch(timeout_ms=PATIENCE_S * 1000)):
                     for record in records:
                         yield Found(record.offset, record.key, record.value)
                 raise TimeoutError(f"nothing came for {PATIENCE_S} s")
+            except OffsetOutOfRange as error:
+                raise Refused(repr(error)) from error
             finally:
                 runner.run(stack.aclose())
 
     def bounds(self, bootstrap: str, topic: str) -> list[tuple[int, int]]:
         return asyncio.run(_bounds(bootstrap, topic))
+
+    def offsets_at(
+        self, bootstrap: str, topic: str, partition: int, times_ms: Sequence[int]
+    ) -> list[int | None]:
+        return asyncio.run(_offsets_at(bootstrap, topic, partition, times_ms))
+
+    def delete_records(self, bootstrap: str, topic: str, below: Mapping[int, int]) -> None:
+        try:
+            asyncio.run(_delete(bootstrap, topic, places_of(below)))
+        except OffsetOutOfRange as error:
+            raise Refused(repr(error)) from error
 
 
 async def _bounds(bootstrap: str, topic: str) -> list[tuple[int, int]]:
@@ -109,11 +131,28 @@ async def _bounds(bootstrap: str, topic: str) -> list[tuple[int, int]]:
     return [(bounds.start, bounds.end) for _, bounds in sorted(found.items())]
 
 
+async def _offsets_at(
+    bootstrap: str, topic: str, partition: int, times_ms: Sequence[int]
+) -> list[int | None]:
+    async with rlog.connect(bootstrap) as cluster:
+        return [await cluster.offset_at(topic, partition, At(each)) for each in times_ms]
+
+
+async def _delete(bootstrap: str, topic: str, below: Mapping[int, Below]) -> None:
+    async with rlog.connect(bootstrap) as cluster:
+        await cluster.delete_records(topic, below)
+
+
 async def _consumer(
-    stack: AsyncExitStack, bootstrap: str, topic: str, partition: int, start: int
+    stack: AsyncExitStack, bootstrap: str, topic: str, partition: int, start: int, if_gone: IfGone
 ) -> rlog.Consumer:
     cluster = await stack.enter_async_context(rlog.connect(bootstrap))
-    wanted = cluster.consumer(topic, partition=partition, start="earliest" if start == EARLIEST else start)
+    wanted = cluster.consumer(
+        topic,
+        partition=partition,
+        start="earliest" if start == EARLIEST else start,
+        on_out_of_range="raise" if if_gone == "error" else if_gone,
+    )
     return await stack.enter_async_context(wanted)
 
 

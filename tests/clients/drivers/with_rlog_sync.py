@@ -1,10 +1,10 @@
 """rlog's own client, the blocking twin."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import rlog
-from rlog.client import DeliveryFailed
+from rlog.client import At, DeliveryFailed, OffsetOutOfRange
 from rlog.errors import RlogError
 from tests.clients.drivers.base import (
     CODECS,
@@ -15,17 +15,19 @@ from tests.clients.drivers.base import (
     Acked,
     Found,
     How,
+    IfGone,
     NotDelivered,
     Record,
+    Refused,
 )
-from tests.clients.drivers.with_rlog import ACKS, may_send_again
+from tests.clients.drivers.with_rlog import ACKS, may_send_again, places_of
 
 
 class RlogSync:
     name = "rlog.sync"
     codecs = CODECS
-    can_be_idempotent = True
     tells_offsets = True
+    can_delete = True
 
     @property
     def version(self) -> str:
@@ -76,21 +78,42 @@ class RlogSync:
             while under_way:
                 settle()
 
-    def consume(self, bootstrap: str, topic: str, partition: int, start: int) -> Iterator[Found]:
+    def consume(
+        self, bootstrap: str, topic: str, partition: int, start: int, *, if_gone: IfGone = "error"
+    ) -> Iterator[Found]:
         with (
             rlog.sync.connect(bootstrap) as cluster,
             cluster.consumer(
-                topic, partition=partition, start="earliest" if start == EARLIEST else start
+                topic,
+                partition=partition,
+                start="earliest" if start == EARLIEST else start,
+                on_out_of_range="raise" if if_gone == "error" else if_gone,
             ) as consumer,
         ):
-            while records := consumer.fetch(timeout_ms=PATIENCE_S * 1000):
-                for record in records:
-                    yield Found(record.offset, record.key, record.value)
+            try:
+                while records := consumer.fetch(timeout_ms=PATIENCE_S * 1000):
+                    for record in records:
+                        yield Found(record.offset, record.key, record.value)
+            except OffsetOutOfRange as error:
+                raise Refused(repr(error)) from error
             raise TimeoutError(f"nothing came for {PATIENCE_S} s")
 
     def bounds(self, bootstrap: str, topic: str) -> list[tuple[int, int]]:
         with rlog.sync.connect(bootstrap) as cluster:
             return [(bounds.start, bounds.end) for _, bounds in sorted(cluster.offsets(topic).items())]
+
+    def offsets_at(
+        self, bootstrap: str, topic: str, partition: int, times_ms: Sequence[int]
+    ) -> list[int | None]:
+        with rlog.sync.connect(bootstrap) as cluster:
+            return [cluster.offset_at(topic, partition, At(each)) for each in times_ms]
+
+    def delete_records(self, bootstrap: str, topic: str, below: Mapping[int, int]) -> None:
+        with rlog.sync.connect(bootstrap) as cluster:
+            try:
+                cluster.delete_records(topic, places_of(below))
+            except OffsetOutOfRange as error:
+                raise Refused(repr(error)) from error
 
 
 DRIVER = RlogSync()

@@ -3,10 +3,15 @@
 //   node driver.js produce '{"bootstrap", "topic", "acks", "codec", "idempotent"}'
 //     standard input: a JSON list of [key, value] on each line, all for one partition, sent as one batch;
 //     standard output: for each line the answer, {partition: offset of its first record}.
-//   node driver.js consume '{"bootstrap", "topic", "partition", "start"}'
-//     standard output: a JSON list of [offset, key, value] on each line, until the process is ended.
+//   node driver.js consume '{"bootstrap", "topic", "partition", "start", "ifGone"}'
+//     standard output: a JSON list of [offset, key, value] on each line, until the process is ended. At an offset
+//     that is not in the log it ends with status 1, or with ifGone "earliest" reads on at the log's start.
 //   node driver.js bounds '{"bootstrap", "topic"}'
 //     standard output: a JSON list of [start, end], one of each partition.
+//   node driver.js offsetsAt '{"bootstrap", "topic", "partition", "times"}'
+//     standard output: a JSON list of offsets, one of each time.
+//   node driver.js deleteRecords '{"bootstrap", "topic", "partitions": [{"partition", "offset"}]}'
+//     standard output: null.
 //
 // kafkajs has no consumer by assignment: its consumers are members of groups. So `consume` fetches through the
 // broker objects that its consumer is made of: its connections, its requests, its decoder; the loop is ours.
@@ -37,17 +42,37 @@ async function produce({ bootstrap, topic, acks, codec, idempotent }) {
   await producer.disconnect()
 }
 
-async function bounds({ bootstrap, topic }) {
+async function ask(bootstrap, question) {
   const kafka = new Kafka({ clientId: 'rlog-tests', brokers: bootstrap.split(','), logLevel: logLevel.ERROR })
   const admin = kafka.admin()
   await admin.connect()
-  const found = await admin.fetchTopicOffsets(topic)
-  found.sort((one, other) => one.partition - other.partition)
-  await say(found.map(({ low, high }) => [low, high]))
+  await say(await question(admin))
   await admin.disconnect()
 }
 
-async function consume({ bootstrap, topic, partition, start }) {
+const bounds = ({ bootstrap, topic }) => ask(bootstrap, async admin => {
+  const found = await admin.fetchTopicOffsets(topic)
+  found.sort((one, other) => one.partition - other.partition)
+  return found.map(({ low, high }) => [low, high])
+})
+
+const offsetsAt = ({ bootstrap, topic, partition, times }) => ask(bootstrap, async admin => {
+  const offsets = []
+  for (const time of times) {
+    const found = await admin.fetchTopicOffsetsByTimestamp(topic, time)
+    offsets.push(found.find(each => each.partition === partition).offset)
+  }
+  return offsets
+})
+
+const deleteRecords = ({ bootstrap, topic, partitions }) => ask(bootstrap, async admin => {
+  // deleteTopicRecords alone says "Topic metadata not loaded": it is for topics that this admin has met.
+  await admin.fetchTopicOffsets(topic)
+  await admin.deleteTopicRecords({ topic, partitions })
+  return null
+})
+
+async function consume({ bootstrap, topic, partition, start, ifGone }) {
   const cluster = new Cluster({
     clientId: 'rlog-tests',
     brokers: bootstrap.split(','),
@@ -64,12 +89,12 @@ async function consume({ bootstrap, topic, partition, start }) {
   })
   await cluster.connect()
   await cluster.addTargetTopic(topic)
-  let offset = BigInt(start)
-  if (start === EARLIEST) {
+  const earliest = async () => {
     const asked = [{ topic, fromBeginning: true, partitions: [{ partition }] }]
     const [{ partitions }] = await cluster.fetchTopicsOffset(asked)
-    offset = BigInt(partitions[0].offset)
+    return BigInt(partitions[0].offset)
   }
+  let offset = start === EARLIEST ? await earliest() : BigInt(start)
   for (;;) {
     try {
       const [nodeId] = Object.keys(cluster.findLeaderForPartitions(topic, [partition]))
@@ -91,6 +116,11 @@ async function consume({ bootstrap, topic, partition, start }) {
         await say(found.map(({ offset, key, value }) => [offset, key.toString(), value.toString()]))
       }
     } catch (error) {
+      if (error.type === 'OFFSET_OUT_OF_RANGE') {
+        if (ifGone !== 'earliest') throw error
+        offset = await earliest()
+        continue
+      }
       console.error(`fetching again after ${error.name}: ${error.message}`)
       await new Promise(waited => setTimeout(waited, RETRY.initialRetryTime))
       await cluster.refreshMetadata().catch(failure => console.error(failure.message))
@@ -99,8 +129,9 @@ async function consume({ bootstrap, topic, partition, start }) {
 }
 
 const [verb, settings] = process.argv.slice(2)
-const run = { produce, consume, bounds }[verb]
+const run = { produce, consume, bounds, offsetsAt, deleteRecords }[verb]
 run(JSON.parse(settings)).catch(error => {
-  console.error(error)
+  // Of several partitions each has an error of its own.
+  console.error(error, (error.cause?.partitions ?? error.partitions ?? []).map(each => each.error))
   process.exit(1)
 })
