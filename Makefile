@@ -8,7 +8,7 @@ SEEDS ?= 200
 SIM_SECONDS ?= 20
 START ?= 1
 
-.PHONY: help demo test clients kafkajs million chaos sim coverage mutants bench examples docs lint format clean
+.PHONY: help demo test clients kafkajs million chaos sim coverage mutants bench examples package docs lint format clean
 
 help:
 	@echo "make demo      three nodes on real disks, the leader killed under load, everything verified"
@@ -22,6 +22,7 @@ help:
 	@echo "make mutants   the simulation against planted bugs: each must be found"
 	@echo "make bench     commit throughput and latency beside what this machine's disk can do"
 	@echo "make examples  run every file of examples/"
+	@echo "make package   the source distribution, and a wheel from it, in a new environment"
 	@echo "make docs      the documents that are made from the code: configuration, metrics, errors"
 	@echo "make lint      ruff and mypy --strict"
 
@@ -59,6 +60,9 @@ bench: $(VENV)/.run
 examples: $(VENV)/.test
 	$(BIN)/python -m examples
 
+package: $(VENV)/.run
+	$(BIN)/python -m scripts.package_check
+
 docs: $(VENV)/.test
 	$(BIN)/python -m scripts.generated_docs
 
@@ -85,7 +89,7 @@ $(VENV)/.made:
 
 $(VENV)/.run: $(VENV)/.made pyproject.toml $(NATIVE)
 	@echo "compiling rlog and installing what it needs"
-	@$(BIN)/python -m pip install --quiet --no-build-isolation --editable .
+	@$(BIN)/python -m pip install --quiet --no-build-isolation --config-settings editable_mode=compat --editable .
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.run

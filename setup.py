@@ -26,7 +26,6 @@ setup(
                 libraries=["pthread"],
             )
             for name, sources in EXTENSIONS.items()
-            if os.path.exists(sources[0])
         ],
         compiler_directives={
             "language_level": "3",
