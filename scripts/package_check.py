@@ -25,25 +25,29 @@ with rlog.open("log") as log:
 
 
 def main() -> int:
-    with tempfile.TemporaryDirectory() as name:
-        place = Path(name)
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
         run([sys.executable, "setup.py", "--quiet", "sdist", "--dist-dir", place], ROOT)
         source = unpacked(next(place.glob("*.tar.gz")), place)
         missing = not_in(source)
         if missing:
-            print("not in the source distribution:", *missing, sep="\n  ", file=sys.stderr)
-            return 1
+            return refused("\n  ".join(["not in the source distribution:", *missing]))
         wheel = built_wheel(source, place)
-        unwanted = [path for path in zipfile.ZipFile(wheel).namelist() if path.endswith((".c", ".pxi", ".pyx"))]
+        names = zipfile.ZipFile(wheel).namelist()
+        unwanted = [name for name in names if name.endswith((".c", ".pxi", ".pyx"))]
         if unwanted or "none-any" in wheel.name:
-            print(f"{wheel.name} is not what it should be:", *unwanted, file=sys.stderr)
-            return 1
+            return refused(f"{wheel.name} is not what it should be: {unwanted}")
         environment = place / "environment"
         venv.create(environment, with_pip=True)
         run([environment / "bin/python", "-m", "pip", "install", "--quiet", wheel], place)
         run([environment / "bin/python", "-c", EMBEDDED], place)
         run([environment / "bin/rlog", "--version"], place)
     return 0
+
+
+def refused(reason: str) -> int:
+    sys.stderr.write(f"{reason}\n")
+    return 1
 
 
 def unpacked(archive: Path, place: Path) -> Path:
@@ -56,7 +60,7 @@ def not_in(source: Path) -> list[str]:
     """What git keeps and the source distribution does not."""
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True)
     return sorted(
-        path for path in listed.stdout.split("\n")[:-1] if path not in LEFT_OUT and not (source / path).exists()
+        path for path in listed.stdout.splitlines() if path not in LEFT_OUT and not (source / path).exists()
     )
 
 
