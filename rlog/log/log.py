@@ -273,6 +273,11 @@ class PartitionLog:
         return self.base_offset
 
     @property
+    def size_bytes(self) -> int:
+        """Of its batches, those not yet flushed included: what retention by size goes by."""
+        return sum(segment.fill for segment in self._segments)
+
+    @property
     def newest_timestamp_ms(self) -> int:
         """The largest timestamp of all that is left; -1 when there is none."""
         return max((segment.max_timestamp_ms for segment in self._segments), default=-1)

@@ -115,6 +115,7 @@ class ObservedNode:
             (metrics.FLUSHED_OFFSET, log.flushed_offset),
             (metrics.END_OFFSET, partition.end_offset),
             (metrics.QUEUED_BYTES, log.queued_bytes),
+            (metrics.SIZE_BYTES, log.size_bytes),
             (metrics.GENERATION, partition.generation),
             (metrics.LEADERLESS, now - since if since is not None else 0.0),
             (metrics.FENCED, int(partition.fenced is not None)),

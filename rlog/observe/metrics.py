@@ -185,6 +185,13 @@ QUEUED_BYTES = _declare(
     "Bytes appended and not yet flushed; above queued_bytes_max producers are told to retry.",
     *PARTITION,
 )
+SIZE_BYTES = _declare(
+    "rlog_partition_size_bytes",
+    "gauge",
+    "Bytes of the batches in the log, as retention_bytes counts them; its files are preallocated, up to a "
+    "segment more.",
+    *PARTITION,
+)
 GENERATION = _declare("rlog_partition_generation", "gauge", "The generation this replica is in.", *PARTITION)
 ROLE = _declare(
     "rlog_partition_role", "gauge", "1 for the role this replica has, 0 for the others.", *PARTITION, "role"

@@ -116,6 +116,7 @@ async def test_counters_move_by_what_they_count(tmp_path: Path) -> None:
         assert moved("rlog_produced_bytes_total", *part) == sum(map(len, records))
         assert moved("rlog_flushed_bytes_total") == sum(map(len, records))
         assert moved("rlog_partition_high_water_mark", *part) == 4
+        assert moved("rlog_partition_size_bytes", *part) == sum(map(len, records))
         commits = after["rlog_commit_latency_seconds",]
         # Requests of one turn of the loop are one append.
         assert 1 <= sum(commits.counts) <= 2
@@ -126,6 +127,7 @@ async def test_counters_move_by_what_they_count(tmp_path: Path) -> None:
             assert seen["rlog_replicated_records_total", *part] == 4
             assert seen["rlog_replicated_bytes_total", *part] == sum(map(len, records))
             assert seen["rlog_produced_records_total", *part] == 0
+            assert seen["rlog_partition_size_bytes", *part] == sum(map(len, records))
             assert after["rlog_follower_lag_records", *part, str(follower)] == 0
             assert after["rlog_peer_sent_bytes_total", str(follower)] > sum(map(len, records))
             assert seen["rlog_peer_received_bytes_total", str(leader)] > sum(map(len, records))
@@ -187,6 +189,26 @@ async def test_deleted_records_are_counted_on_every_replica(tmp_path: Path) -> N
             await until(lambda partition=partition: partition.start_offset == 2, f"node {node_id} deletes")
             assert values(cluster, node_id)["rlog_deleted_records_total", TOPIC, "0"] == 2
             assert values(cluster, node_id)["rlog_partition_start_offset", TOPIC, "0"] == 2
+
+
+@on_uvloop
+async def test_the_size_of_a_log_falls_by_what_is_deleted_and_survives_a_restart(tmp_path: Path) -> None:
+    async with Cluster(tmp_path, count=1, segment_bytes_max=4096) as cluster:
+        await cluster.start()
+        leader = await cluster.leader()
+        for _ in range(10):
+            await send(leader, sent := batch([b"." * 1000]))
+        size = ("rlog_partition_size_bytes", TOPIC, "0")
+        assert values(cluster, 1)[size] == 10 * len(sent)
+        leader.trim(9)
+        await until(lambda: leader.log.base_offset > 0, "files go")
+        kept = (10 - leader.log.base_offset) * len(sent)
+        assert values(cluster, 1)[size] == kept
+        await cluster.stop()
+        await cluster.start()
+        leader = await cluster.leader()
+        start_entry = leader.log.read(10, bytes_max=1, end_max=11)[0]
+        assert values(cluster, 1)[size] == kept + len(start_entry)
 
 
 @on_uvloop
