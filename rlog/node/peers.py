@@ -33,6 +33,7 @@ from rlog.observe.events import address_text, emit
 from rlog.raft.messages import Append, InstallAnchor, Message
 from rlog.wire.foreign import ForeignProtocolError, foreign_protocol
 from rlog.wire.frames import (
+    JSON_BYTES_MAX,
     UNKNOWN_UUID,
     Envelope,
     ForeignClusterError,
@@ -60,6 +61,8 @@ UNANSWERED_COUNT_MAX = 3
 # A connection must have lived this long for its redial to begin without a pause.
 STABLE_S = 1.0
 UNREAD_PONGS_BYTES_MAX = 64 * 1024
+# Connections that have not said who they are; the other nodes need two each.
+STRANGERS_COUNT_MAX = 256
 # How many appends of different partitions share a frame: their heads need room in it too.
 APPENDS_PER_FRAME_MAX = 512
 
@@ -181,6 +184,10 @@ class _Inbound(_Connection):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self.peers.inbound[self] = None
+        # Who has not said who it is needs no room for messages.
+        self.reader.frame_bytes_max = min(JSON_BYTES_MAX, self.reader.frame_bytes_max)
+        if self.peers.strangers_count > STRANGERS_COUNT_MAX:
+            self.end(f"{STRANGERS_COUNT_MAX} connections have not said who they are")
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -240,6 +247,7 @@ class _Inbound(_Connection):
         self.hello = hello
         self.writer.target = bytes.fromhex(hello.uuid)
         if first:
+            self.reader.frame_bytes_max = self.peers.config.peer_frame_bytes_max
             self.peers.end_replaced(hello, by=self)
             answer = self.peers.identity.hello(target=hello.node_id, channel=hello.channel)
             self.write([self.writer.json(FrameKind.HELLO, answer.to_json())])
@@ -513,6 +521,10 @@ class Peers:
         for connection in list(self.inbound):
             if connection.transport is not None:
                 connection.transport.abort()
+
+    @property
+    def strangers_count(self) -> int:
+        return sum(connection.hello is None for connection in self.inbound)
 
     def announce(self) -> None:
         """What the Hello says has changed."""

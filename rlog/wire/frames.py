@@ -10,7 +10,7 @@ One frame, all integers big-endian:
     | payload: the rest, the record batches of the Appends in the head, and anchors, in the same order     |
 
 * `length` counts the whole frame, header included; a frame above the receiver's cap is refused before a
-  byte of its body is read.
+  byte of its body is read, and so is one without messages above JSON_BYTES_MAX.
 * `crc32c` covers bytes 0..52 and the head. The payload has no checksum of its own, because it needs none:
   a batch's own CRC covers it from byte 21 on, and bytes 0..17 and the CRC field itself are *determined* by
   the Append that announces them: base offset and generation by prev_offset, end_offset and span_generation
@@ -60,6 +60,8 @@ HEADER_BYTES = 56
 CRC_AT = 52
 assert HEADER.size == CRC_AT
 assert CRC_AT + CRC.size == HEADER_BYTES
+# Of a Hello, which names all topics; parsed in some 20 ms at the worst.
+JSON_BYTES_MAX = 1024 * 1024
 
 UNKNOWN_UUID = bytes(16)
 
@@ -370,8 +372,11 @@ class FrameReader:
             raise ProtocolError(f"unknown kind of peer frame: {kind}, {reserved}")
         if cluster != self.cluster:
             raise ForeignClusterError("peer frame of another cluster: the two nodes' cluster_id differ")
-        if length > self.frame_bytes_max:
-            raise ProtocolError(f"peer frame of {length} bytes is above the cap of {self.frame_bytes_max}")
+        bytes_max = self.frame_bytes_max
+        if kind != FrameKind.MESSAGES:
+            bytes_max = min(bytes_max, JSON_BYTES_MAX)
+        if length > bytes_max:
+            raise ProtocolError(f"peer frame of {length} bytes is above the cap of {bytes_max}")
         if HEADER_BYTES + head_length > length:
             raise ProtocolError(f"peer frame of {length} bytes with a head of {head_length}")
         if kind != FrameKind.MESSAGES and HEADER_BYTES + head_length != length:

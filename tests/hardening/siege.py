@@ -10,7 +10,7 @@ from typing import Self
 
 from rlog.cli.local_cluster import LocalCluster, LocalNode
 from tests.harness.processes import running_cluster, wait_for
-from tests.harness.workload import History, Load, check_history, read_all
+from tests.harness.workload import History, Load, check_history, check_replicas, read_all
 
 TOPIC = "orders"
 MIB = 1 << 20
@@ -47,6 +47,7 @@ class Siege:
             self._run(self._load.__aexit__(*error))
             if error[0] is None:
                 self.check_nothing_lost()
+                self.check_replicas()
         finally:
             self._stack.close()
 
@@ -100,6 +101,24 @@ class Siege:
         assert self.generations() == before, "a leader changed"
         growths = {node_id: peak_bytes(node) - sizes[node_id] for node_id, node in self.cluster.nodes.items()}
         assert max(growths.values()) <= growth_bytes_max, f"grew by {growths} bytes"
+
+    def check_log_lines(self, *, lines_max: int) -> None:
+        """Nothing that the nodes said is of a bug, and of each kind they said little."""
+        said = self.said()
+        assert "Traceback" not in said
+        assert " CRITICAL " not in said
+        assert " ERROR " not in said
+        assert said.count("\n") <= lines_max, "a flood of lines"
+
+    def check_replicas(self) -> None:
+        """All hold the same, up to what is committed everywhere. It stops the nodes."""
+        states = [self.cluster.describe(node_id) for node_id in self.cluster.nodes]
+        replicas = [state.replica(TOPIC, 0) for state in states if state is not None]
+        assert len(replicas) == len(self.cluster.nodes)
+        end = min(replica.hwm for replica in replicas if replica is not None)
+        assert end > 0
+        self.cluster.stop()
+        check_replicas(self.cluster, TOPIC, end=end)
 
     def check_nothing_lost(self) -> None:
         assert self.history.acked

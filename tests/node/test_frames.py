@@ -11,6 +11,7 @@ from rlog.errors import ProtocolError
 from rlog.raft.messages import Append, AppendReply, Heartbeat, HeartbeatReply, VoteReply, VoteRequest
 from rlog.wire.frames import (
     HEADER_BYTES,
+    JSON_BYTES_MAX,
     FrameKind,
     FrameReader,
     FrameWriter,
@@ -127,6 +128,12 @@ def test_a_frame_above_the_cap_is_refused_before_its_body_is_read():
     data = frame_of([(0, (Append(1, 0, 0, 9, 1, 0), bytes(5000)))])
     with pytest.raises(ProtocolError, match="above the cap"):
         list(feed(reader(cap=4096), data[:HEADER_BYTES], [HEADER_BYTES]))
+
+
+def test_a_hello_may_be_no_longer_than_it_takes_to_parse_in_a_moment():
+    hello = writer().json(FrameKind.HELLO, "x" * JSON_BYTES_MAX)
+    with pytest.raises(ProtocolError, match="above the cap of 1048576"):
+        list(feed(reader(), hello[:HEADER_BYTES], [HEADER_BYTES]))
 
 
 @settings(max_examples=300)
