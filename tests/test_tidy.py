@@ -37,6 +37,7 @@ LAYERS = {
         "errors",
         "records",
         "rlog",
+        "clock",
         "__version__",
     },
     "testing": {
@@ -149,7 +150,7 @@ def test_a_node_meets_time_and_randomness_only_through_its_env() -> None:
         for path in [*(ROOT / "rlog/node").rglob("*.py"), *(ROOT / "rlog/log").rglob("*.py")]
         if path not in {PRODUCTION, DIRECTORY}
         for module, name in imports(path)
-        if module.split(".")[0] in NODE_MAY_NOT_IMPORT
+        if (module.split(".")[0] in NODE_MAY_NOT_IMPORT or module == "rlog.clock")
         and (module, name) not in {("random", "Random")}
         and not (module == "os" and name == "PathLike")
     ]

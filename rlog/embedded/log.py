@@ -40,9 +40,10 @@ def open(
     timestamp_type: "create" keeps the timestamps of who appends; "append" gives each record the time at which
     the log takes it, which never falls, whatever the wall clock does.
     retention_ms: delete what stands before the first record that is no older, by timestamps. A wall clock
-    that jumps ahead, or is far ahead of the newest record at opening, is believed only after an hour.
+    that jumps ahead is believed only after an hour in which the machine was up, with the log open or not.
     retention_bytes: delete whole segments from the front while the rest still holds as many bytes. Both are
-    looked at with the first append, and then about each second while appending; None keeps everything.
+    looked at with the first append, and then about each second while appending: a log that nobody appends to
+    keeps what it has. None keeps everything.
 
     Raises DataDirectoryError when the directory is in use (the process is named), foreign, a cluster node's,
     of a newer version, read-only or not accessible; CorruptLog when what it holds is proven damaged, naming

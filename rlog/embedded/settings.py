@@ -7,7 +7,7 @@ from random import Random, SystemRandom
 from typing import Final, Literal, get_args
 
 from rlog._core import BatchBuilder, Vfs
-from rlog.clock import wall_clock_ms
+from rlog.clock import uptime, wall_clock_ms
 from rlog.errors import BatchTooLarge, ConfigurationError
 from rlog.log.settings import LogSettings
 from rlog.records import Compression
@@ -65,13 +65,17 @@ LOG_SETTINGS: Final = LogSettings(tail_bytes_max=0, segment_bytes_min=8 << 20)
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """What a log takes from outside: files, randomness for its identity, and the clocks."""
+    """What a log takes from outside: files, randomness for its identity, and the clocks.
+
+    uptime: (name of this start of the machine, seconds since then).
+    """
 
     vfs: Vfs
     random: Random
     wall_clock_ms: Callable[[], int]
     log_settings: LogSettings = LOG_SETTINGS
     monotonic_s: Callable[[], float] = time.monotonic
+    uptime: Callable[[], tuple[str, float]] = uptime
 
     @staticmethod
     def real() -> "World":

@@ -28,7 +28,7 @@ from rlog.errors import (
     RlogError,
     StorageFailed,
 )
-from rlog.log.retention import RetentionClock, wanted_start
+from rlog.log.retention import ClockReading, RetentionClock, wanted_start
 from rlog.records import Headers
 
 GENERATION: Final = 1  # an embedded log has one writer at a time, which never cuts: no other is needed
@@ -91,8 +91,13 @@ class Writer:
         self._metas_job = False
         self._watermarks_job = False
         self._kept_house_s = -HOUSEKEEPING_S
-        self._newest_ms = self._log.newest_timestamp_ms
-        self._retention_clock = RetentionClock(self._newest_ms)
+        self._uptime = world.uptime
+        stamps = settings.timestamp_type == "append"
+        self._append_time_ms = self._log.last_append_time_ms() if stamps else -1
+        saved = self._storage.meta.state.clock
+        self._retention_clock = RetentionClock(
+            ClockReading(*saved) if saved is not None else None, is_new=self._log.end_offset == 0
+        )
         self.end_offset = self._log.end_offset
         self.open = Group(self.end_offset)
         self.failure: BaseException | None = None
@@ -161,7 +166,8 @@ class Writer:
             self._trim(group.trim_to)
         if self._settings.timestamp_type == "append":
             # It never falls: what was appended after a moment is one suffix of the log.
-            self._newest_ms = group.append_time_ms = max(self._newest_ms, self._wall_clock_ms())
+            self._append_time_ms = max(self._append_time_ms, self._wall_clock_ms())
+            group.append_time_ms = self._append_time_ms
         spans, end = [], log.end_offset
         for builder in group.builders:
             spans.append(Span.of_builder(builder, end, GENERATION, append_time_ms=group.append_time_ms))
@@ -220,7 +226,10 @@ class Writer:
         settings, log = self._settings, self._log
         if settings.retention_ms is None and settings.retention_bytes is None:
             return
-        now_ms = self._retention_clock.now_ms(self._wall_clock_ms(), self._monotonic_s())
+        now_ms = self._retention_clock.now_ms(self._wall_clock_ms(), *self._uptime())
+        reading = self._retention_clock.take_unsaved() if settings.retention_ms is not None else None
+        if reading is not None:
+            self._storage.meta.queue("clock", *reading)
         bytes_min = -1 if settings.retention_bytes is None else settings.retention_bytes
         age_ms = -1 if settings.retention_ms is None else settings.retention_ms
         start = wanted_start(log, log.flushed_offset, bytes_min, age_ms, now_ms)

@@ -72,6 +72,7 @@ class MetaState:
     pins: dict[int, str] = field(default_factory=dict)
     pins_confirmed: bool = False
     peer_incarnations: dict[int, int] = field(default_factory=dict)
+    clock: list[Any] | None = None  # the fields of retention.ClockReading
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -91,6 +92,7 @@ class MetaState:
             pins={int(node): uuid for node, uuid in fields["pins"].items()},
             pins_confirmed=fields["pins_confirmed"],
             peer_incarnations={int(node): value for node, value in fields["peer_incarnations"].items()},
+            clock=fields["clock"],
         )
 
     def apply(self, record: list[Any]) -> None:
@@ -187,6 +189,10 @@ def _clean(state: MetaState, ends: dict[str, int]) -> None:
         state.partitions[name].clean_end = end
 
 
+def _clock(state: MetaState, *reading: Any) -> None:
+    state.clock = list(reading)
+
+
 _CHANGES: dict[str, Callable[..., None]] = {
     "vote": _vote,
     "start": _start,
@@ -201,6 +207,7 @@ _CHANGES: dict[str, Callable[..., None]] = {
     "pins_confirmed": _pins_confirmed,
     "peer_incarnation": _peer_incarnation,
     "clean": _clean,
+    "clock": _clock,
 }
 
 

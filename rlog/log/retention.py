@@ -7,56 +7,92 @@ Two settings, each of which may ask for a higher log start; the higher one is ta
 
 Only committed records go. Time retention trusts `RetentionClock`, for a wall clock that jumps ahead, or is
 wrong when a machine starts, would make every record look old at once: a jump is believed only after it has
-stood for an hour of monotonic time. A clock that goes back is believed at once; it deletes less.
+stood for an hour in which the machine was up. A clock that goes back is believed at once; it deletes less.
+
+What is believed is kept in meta, so a process that ends and comes back neither forgets a doubt nor has to
+doubt anew: since when, is known as long as the machine was not rebooted. No timestamp of a record counts as a
+witness: its producer may have written anything.
 """
+
+from typing import NamedTuple
 
 from rlog.errors import CorruptBatch
 from rlog.log.log import PartitionLog
 from rlog.log.time_search import TimeStep
 
 JUMP_MS = 10 * 60_000
-"""The wall clock may run ahead of the monotonic one by this much at once: drift, small corrections."""
+"""The wall clock may run ahead of the machine's uptime by this much at once: drift, small corrections."""
 HOLD_MS = 60 * 60_000
 """How long a bigger jump must stand before it is believed."""
+SAVE_MS = 5 * 60_000
+"""How old what is kept of it may be: so a reboot that takes less than JUMP_MS - SAVE_MS raises no doubt."""
 STEPS_MAX = 64
 """Intervals of the index that one call may look into."""
+
+
+class ClockReading(NamedTuple):
+    """What was believed at one moment: at `uptime_s` after the machine's start that `boot` names.
+
+    believed_ms: milliseconds since the epoch. stood_s: for how long the wall clock has been ahead of that;
+    None while it is believed. wall_ms: what it showed.
+    """
+
+    boot: str
+    uptime_s: float
+    believed_ms: int
+    stood_s: float | None
+    wall_ms: int
 
 
 class RetentionClock:
     """What time retention takes for now: milliseconds since the epoch, by a wall clock that is watched.
 
-    newest_ms: the timestamp of the newest record at start, -1 when there is none: a wall clock that is far
-    ahead of it may be wrong, or the node may have been off for long. Pure: both clocks are handed in.
+    saved: the last reading that was kept; None when there is none. is_new: nothing was ever stored, so that
+    the first reading may be believed; without this, and without a reading kept, it has to stand like a jump,
+    and everything looks new meanwhile. Pure: all clocks are handed in.
     """
 
-    def __init__(self, newest_ms: int) -> None:
-        self._believed_ms = newest_ms  # as of `_read_at`; -1: nothing to compare the first reading with
-        self._read_at: float | None = None
-        self._doubted_since: float | None = None
-        self._doubted_ms = 0  # what the wall clock showed as of `_read_at`, while it is doubted
+    def __init__(self, saved: ClockReading | None, *, is_new: bool) -> None:
+        self._saved = saved
+        self._is_new = is_new
+        self.reading = saved
 
     @property
     def doubts(self) -> bool:
         """Whether the wall clock is ahead of what is believed; time retention then goes by the latter."""
-        return self._doubted_since is not None
+        return self.reading is not None and self.reading.stood_s is not None
 
-    def now_ms(self, wall_ms: int, monotonic_s: float) -> int:
-        """The time to go by. monotonic_s: of a clock that never jumps, in seconds."""
-        elapsed_s = 0.0 if self._read_at is None else monotonic_s - self._read_at
-        expected_ms = self._believed_ms + int(elapsed_s * 1000)
-        self._read_at = monotonic_s
-        if self._believed_ms < 0 or wall_ms - expected_ms <= JUMP_MS:
-            self._doubted_since = None
-            self._believed_ms = wall_ms
-            return wall_ms
-        if self._doubted_since is None or wall_ms - self._doubted_ms - int(elapsed_s * 1000) > JUMP_MS:
-            self._doubted_since = monotonic_s  # another jump: this one has not stood yet
-        self._doubted_ms = wall_ms
-        if monotonic_s - self._doubted_since >= HOLD_MS / 1000:
-            self._doubted_since = None
-            expected_ms = wall_ms
-        self._believed_ms = expected_ms
-        return expected_ms
+    def now_ms(self, wall_ms: int, boot: str, uptime_s: float) -> int:
+        """The time to go by. boot, uptime_s: see `ClockReading`; the machine's sleep counts as uptime."""
+        last = self.reading
+        if last is None:
+            last = ClockReading(boot, uptime_s, wall_ms if self._is_new else 0, None, wall_ms)
+        # After a reboot it is at least the uptime; for how long the machine was off, nobody knows.
+        elapsed_s = max(0.0, uptime_s - last.uptime_s) if boot == last.boot else uptime_s
+        elapsed_ms = int(elapsed_s * 1000)
+        believed_ms, stood_s = last.believed_ms + elapsed_ms, last.stood_s
+        if wall_ms - believed_ms > JUMP_MS:
+            has_jumped = stood_s is None or wall_ms - last.wall_ms - elapsed_ms > JUMP_MS
+            stood_s = 0.0 if stood_s is None or has_jumped else stood_s + elapsed_s
+        else:
+            stood_s = None
+        if stood_s is None or stood_s >= HOLD_MS / 1000:
+            believed_ms, stood_s = wall_ms, None
+        self.reading = ClockReading(boot, uptime_s, believed_ms, stood_s, wall_ms)
+        return believed_ms
+
+    def take_unsaved(self) -> ClockReading | None:
+        """The reading, if what is kept does not say about the same; the caller keeps it."""
+        new, old = self.reading, self._saved
+        if new is None or (
+            old is not None
+            and new.boot == old.boot
+            and (new.stood_s is None) == (old.stood_s is None)
+            and abs(new.believed_ms - old.believed_ms) < SAVE_MS
+        ):
+            return None
+        self._saved = new
+        return new
 
 
 def wanted_start(

@@ -45,6 +45,7 @@ class Env:
     reads: for what reads the disk for consumers. searches: for what decompresses batches to look into them,
     which must not hold up the reads.
     wall_clock_ms: milliseconds since the epoch, for timestamps only, never for timeouts.
+    uptime: (name of this start of the machine, seconds since then), for the clock that retention goes by.
     stopwatch_s: seconds, finer than the loop's clock; for measuring only, never for timeouts.
     """
 
@@ -54,6 +55,7 @@ class Env:
     searches: Worker
     random: Random
     wall_clock_ms: Callable[[], int]
+    uptime: Callable[[], tuple[str, float]]
     stopwatch_s: Callable[[], float]
 
     def close(self) -> None:

@@ -17,7 +17,7 @@ import rlog
 from rlog.config import NodeConfig
 from rlog.errors import ProtocolError, RlogError, StorageFailed
 from rlog.log.log import PartitionLog
-from rlog.log.retention import HOLD_MS, RetentionClock
+from rlog.log.retention import HOLD_MS, ClockReading, RetentionClock
 from rlog.log.storage import LogSettings, Storage
 from rlog.node.driver import Boundaries, Driver, payload_of
 from rlog.node.env import Env
@@ -153,8 +153,10 @@ class Node:
             self._begin_consensus()
         self.identity.start()
         self._sync_watermarks()
-        newest_ms = max((log.newest_timestamp_ms for log in self.storage.logs.values()), default=-1)
-        self._retention_clock = RetentionClock(newest_ms)
+        saved = self.storage.meta.state.clock
+        is_new = all(log.end_offset == 0 for log in self.storage.logs.values())
+        reading = ClockReading(*saved) if saved is not None else None
+        self._retention_clock = RetentionClock(reading, is_new=is_new)
         self._apply_retention()
         emit(
             logger,
@@ -292,14 +294,17 @@ class Node:
 
     def _apply_retention(self) -> None:
         wall_ms, doubted = self.env.wall_clock_ms(), self._retention_clock.doubts
-        now_ms = self._retention_clock.now_ms(wall_ms, self._loop.time())
+        known = self._retention_clock.reading is not None
+        now_ms = self._retention_clock.now_ms(wall_ms, *self.env.uptime())
+        self._keep_clock()
         goes_by_time = any(self.config.topic(name).retention_ms >= 0 for name in self.config.topics)
         if self._retention_clock.doubts and not doubted and goes_by_time:
+            seconds = (wall_ms - now_ms) // 1000
             logger.warning(
-                "node=%d the wall clock is %d s ahead of the records and the time since: retention by time "
-                "goes by the latter until it has stood there for %d minutes; check this machine's clock",
+                "node=%d the wall clock is %s: retention by time does not believe it before it has stood "
+                "there for %d minutes; check this machine's clock",
                 self.node_id,
-                (wall_ms - now_ms) // 1000,
+                f"{seconds} s ahead of where it should be" if known else "seen for the first time",
                 HOLD_MS // 60_000,
             )
         for partition in self._numbered:
@@ -308,6 +313,13 @@ class Node:
                 partition.apply_retention(topic, now_ms)
         interval_s = self.config.retention_check_ms / 1000
         self._retention_timer = self._loop.call_later(interval_s, self._apply_retention)
+
+    def _keep_clock(self) -> None:
+        """So that the next start of this node need not believe, or doubt, from nothing."""
+        reading = self._retention_clock.take_unsaved()
+        if reading is not None:
+            self.storage.meta.queue("clock", *reading)
+            self._flusher.flush_meta()
 
     # ---------------------------------------------------------------------------------------------- timers
     # A heap of when to look at a partition, and one loop timer for its top. Deadlines mostly move *away*

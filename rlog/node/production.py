@@ -17,6 +17,7 @@ import uvloop
 
 import rlog
 from rlog._core import DiskJob, DiskPool, Vfs, retain_freed_memory
+from rlog.clock import uptime, wall_clock_ms
 from rlog.config import NodeConfig
 from rlog.errors import ConfigurationError
 from rlog.log.directory import check_directory
@@ -96,7 +97,8 @@ def open_env(config: NodeConfig) -> Env:
         reads=ThreadWorker(loop, threads=READ_THREADS, name="rlog-read"),
         searches=ThreadWorker(loop, threads=1, name="rlog-search"),
         random=Random(SystemRandom().getrandbits(128)),
-        wall_clock_ms=lambda: time.time_ns() // 1_000_000,
+        wall_clock_ms=wall_clock_ms,
+        uptime=uptime,
         stopwatch_s=time.perf_counter,
     )
 

@@ -34,12 +34,14 @@ TAIL_BYTES_MAX = 8 * 1024
 
 @dataclass(slots=True)
 class Machine:
-    """node is None while no process runs. incarnation counts the processes started, from 1."""
+    """node is None while no process runs. incarnation counts the processes started, from 1; starts, how often
+    the machine got its power back."""
 
     node_id: int
     host: str
     disk: MemoryDisk
     incarnation: int = 0
+    starts: int = 0
     process: Process | None = None
     node: Node | None = None
     executor: SimDiskExecutor | None = None
@@ -115,6 +117,7 @@ class Cluster:
             searches=SimWorker(self._loop, machine.executor, f"{name} searches"),
             random=self._fork(),
             wall_clock_ms=lambda: WALL_CLOCK_START_MS + int(self._loop.time() * 1000),
+            uptime=lambda: (f"start {machine.starts}", self._loop.time()),
             stopwatch_s=self._loop.time,
         )
         machine.node = Node(self._config(machine), env)
@@ -138,6 +141,7 @@ class Cluster:
         for node_id in node_ids:
             machine = self.machines[node_id]
             self._end_process(machine)
+            machine.starts += 1
             self.network.power_cut(machine.host)
             # Half of them take everything that was not synced, the others any part of it.
             all_lost = [0] * len(machine.disk.unsynced()) if self._random.random() < 0.5 else None

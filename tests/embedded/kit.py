@@ -33,7 +33,11 @@ def ticking_ms(start: int = 1_700_000_000_000) -> Callable[[], int]:
 def world_of(vfs: Vfs, *, log_settings: LogSettings = SMALL, second_s: float = 0.25) -> World:
     """second_s: how much monotonic time passes between two looks at it."""
     ticks = count()
-    return World(vfs, Random(7), ticking_ms(), log_settings, lambda: next(ticks) * second_s)
+
+    def seconds() -> float:
+        return next(ticks) * second_s
+
+    return World(vfs, Random(7), ticking_ms(), log_settings, seconds, lambda: ("this start", seconds()))
 
 
 def open_on(

@@ -86,7 +86,12 @@ def test_size_keeps_the_log_near_its_bound(tmp_path: Path) -> None:
 def test_age_goes_by_timestamps_and_a_clock_that_is_not_believed_at_once(tmp_path: Path) -> None:
     """Records are a minute apart; the wall clock then jumps ahead by a year."""
     minute_ms, wall_ms, running_s = 60_000, 1_700_000_000_000, 0.0
-    world = replace(world_of(Vfs.system()), wall_clock_ms=lambda: wall_ms, monotonic_s=lambda: running_s)
+    world = replace(
+        world_of(Vfs.system()),
+        wall_clock_ms=lambda: wall_ms,
+        monotonic_s=lambda: running_s,
+        uptime=lambda: ("this start", running_s),
+    )
     with open_in(tmp_path / "orders", Settings(retention_ms=10 * minute_ms), world) as log:
         for _ in range(60):
             wall_ms, running_s = wall_ms + minute_ms, running_s + 60
@@ -102,6 +107,27 @@ def test_age_goes_by_timestamps_and_a_clock_that_is_not_believed_at_once(tmp_pat
         assert log.end_offset - log.start_offset == 4, "but in the end"
     with pytest.raises(ConfigurationError, match="retention_ms=-5 is below 0"):
         rlog.open(tmp_path / "orders", retention_ms=-5)
+
+
+def test_a_log_that_is_opened_for_a_moment_each_hour_forgets_what_is_old(tmp_path: Path) -> None:
+    """The machine is up meanwhile; so its wall clock, an hour later each time, is no wonder."""
+    hour_ms, wall_ms = 3_600_000, 1_700_000_000_000
+    world = replace(
+        world_of(Vfs.system()),
+        wall_clock_ms=lambda: wall_ms,
+        uptime=lambda: ("this start", wall_ms / 1000 - 1_600_000_000),
+    )
+    for hour in range(30):
+        wall_ms += hour_ms
+        with open_in(tmp_path / "orders", Settings(retention_ms=10 * hour_ms), world) as log:
+            log.append(b"%d" % hour)
+            assert log.end_offset - log.start_offset <= 11
+            keeps = log.start_offset
+    wall_ms += 100 * hour_ms
+    with open_in(tmp_path / "orders", Settings(retention_ms=10 * hour_ms), world) as log:
+        assert log.start_offset == keeps, "nothing goes before something comes"
+        log.append(b"last")
+        assert log.end_offset - log.start_offset == 1
 
 
 def test_readers_beside_appends_and_deletion(tmp_path: Path) -> None:

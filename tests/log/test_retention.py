@@ -1,5 +1,6 @@
 """Which records retention lets go, and the clock that it goes by."""
 
+import json
 from random import Random
 
 from hypothesis import given
@@ -7,7 +8,7 @@ from hypothesis import strategies as st
 
 from rlog._core import BatchBuilder, SpanBuilder, Vfs, check_client_batches, decode_records
 from rlog.log.log import PartitionLog
-from rlog.log.retention import HOLD_MS, JUMP_MS, RetentionClock, wanted_start
+from rlog.log.retention import HOLD_MS, JUMP_MS, SAVE_MS, ClockReading, RetentionClock, wanted_start
 from rlog.testing.disk import MemoryDisk
 
 from .storage_kit import NAME, contents, make_span, open_storage, settle
@@ -73,58 +74,158 @@ def test_a_log_without_timestamps_is_kept() -> None:
 
 # --- the clock
 
+MINUTE_MS = 60_000
+HOLD_S = HOLD_MS // 1000
+
+
+def started() -> RetentionClock:
+    return RetentionClock(None, is_new=True)
+
 
 def test_a_clock_that_runs_is_believed() -> None:
-    clock = RetentionClock(-1)
+    clock = started()
     for second in range(0, 100_000, 10):
-        assert clock.now_ms(T0 + second * 1000 + second % 7, float(second)) == T0 + second * 1000 + second % 7
+        wall_ms = T0 + second * 1000 + second % 7
+        assert clock.now_ms(wall_ms, "a", float(second)) == wall_ms
         assert not clock.doubts
 
 
 def test_a_jump_ahead_is_not_believed_before_it_has_stood_for_an_hour() -> None:
-    clock = RetentionClock(-1)
-    clock.now_ms(T0, 0.0)
-    for second in range(10, HOLD_MS // 1000 + 10, 10):
-        assert clock.now_ms(T0 + DAY_MS + second * 1000, float(second)) == T0 + second * 1000
+    clock = started()
+    clock.now_ms(T0, "a", 0.0)
+    for second in range(10, HOLD_S + 10, 10):
+        assert clock.now_ms(T0 + DAY_MS + second * 1000, "a", float(second)) == T0 + second * 1000
         assert clock.doubts
-    second = HOLD_MS // 1000 + 10
-    assert clock.now_ms(T0 + DAY_MS + second * 1000, float(second)) == T0 + DAY_MS + second * 1000
+    second = HOLD_S + 10
+    assert clock.now_ms(T0 + DAY_MS + second * 1000, "a", float(second)) == T0 + DAY_MS + second * 1000
     assert not clock.doubts
 
 
 def test_a_jump_that_is_put_right_changes_nothing() -> None:
-    clock = RetentionClock(-1)
-    clock.now_ms(T0, 0.0)
-    clock.now_ms(T0 + DAY_MS, 10.0)
-    assert clock.now_ms(T0 + 20_000, 20.0) == T0 + 20_000
+    clock = started()
+    clock.now_ms(T0, "a", 0.0)
+    clock.now_ms(T0 + DAY_MS, "a", 10.0)
+    assert clock.now_ms(T0 + 20_000, "a", 20.0) == T0 + 20_000
     assert not clock.doubts
-    clock.now_ms(T0 + DAY_MS, 30.0)
-    late = 20.0 + HOLD_MS / 1000  # an hour after the first jump, not after this one
-    assert clock.now_ms(T0 + DAY_MS + int(late) * 1000, late) < T0 + DAY_MS
+    clock.now_ms(T0 + DAY_MS, "a", 30.0)
+    late = 20.0 + HOLD_S  # an hour after the first jump, not after this one
+    assert clock.now_ms(T0 + DAY_MS + int(late) * 1000, "a", late) < T0 + DAY_MS
 
 
 def test_a_jump_from_where_a_jump_led_has_to_stand_for_an_hour_itself() -> None:
-    clock = RetentionClock(-1)
-    clock.now_ms(T0, 0.0)
-    hold_s = HOLD_MS // 1000
-    for second in range(10, hold_s, 10):
-        clock.now_ms(T0 + 2 * JUMP_MS + second * 1000, float(second))
-    for second in range(hold_s, 2 * hold_s, 10):
-        assert clock.now_ms(T0 + 3650 * DAY_MS + second * 1000, float(second)) == T0 + second * 1000
-    late = 2 * hold_s
-    assert clock.now_ms(T0 + 3650 * DAY_MS + late * 1000, float(late)) == T0 + 3650 * DAY_MS + late * 1000
+    clock = started()
+    clock.now_ms(T0, "a", 0.0)
+    for second in range(10, HOLD_S, 10):
+        clock.now_ms(T0 + 2 * JUMP_MS + second * 1000, "a", float(second))
+    for second in range(HOLD_S, 2 * HOLD_S, 10):
+        assert clock.now_ms(T0 + 3650 * DAY_MS + second * 1000, "a", float(second)) == T0 + second * 1000
+    late_ms = T0 + 3650 * DAY_MS + 2 * HOLD_MS
+    assert clock.now_ms(late_ms, "a", 2.0 * HOLD_S) == late_ms
 
 
 def test_a_clock_that_goes_back_is_believed_at_once() -> None:
-    clock = RetentionClock(-1)
-    clock.now_ms(T0, 0.0)
-    assert clock.now_ms(T0 - DAY_MS, 1.0) == T0 - DAY_MS
+    clock = started()
+    clock.now_ms(T0, "a", 0.0)
+    assert clock.now_ms(T0 - DAY_MS, "a", 1.0) == T0 - DAY_MS
 
 
-def test_at_start_a_clock_far_ahead_of_the_newest_record_is_doubted() -> None:
-    """A machine without a battery may wake up in any year."""
-    clock = RetentionClock(T0)
-    assert clock.now_ms(T0 + 10 * DAY_MS, 5.0) == T0
+# --- the clock, after a restart
+
+
+def restarted(clock: RetentionClock) -> RetentionClock:
+    """As a process finds it that comes back: with what was kept."""
+    reading = clock.take_unsaved()
+    assert reading is not None
+    return RetentionClock(ClockReading(*json.loads(json.dumps(reading))), is_new=False)
+
+
+def test_a_process_may_be_away_for_days_while_the_machine_is_up() -> None:
+    clock = started()
+    clock.now_ms(T0, "a", 100.0)
+    clock = restarted(clock)
+    later = 5 * DAY_MS
+    assert clock.now_ms(T0 + later, "a", 100.0 + later / 1000) == T0 + later
+    assert not clock.doubts
+
+
+def test_a_clock_set_ahead_while_the_process_was_away_is_doubted() -> None:
+    clock = started()
+    clock.now_ms(T0, "a", 100.0)
+    clock = restarted(clock)
+    assert clock.now_ms(T0 + 365 * DAY_MS, "a", 160.0) == T0 + MINUTE_MS
     assert clock.doubts
-    assert RetentionClock(T0).now_ms(T0 + JUMP_MS, 5.0) == T0 + JUMP_MS
-    assert RetentionClock(T0 + DAY_MS).now_ms(T0, 5.0) == T0, "records from the future change nothing"
+
+
+def test_a_doubt_lasts_as_long_as_the_machine_was_up_in_whatever_pieces() -> None:
+    """Who runs for a minute each time, as a job of cron does, comes to believe a clock all the same."""
+    clock = started()
+    clock.now_ms(T0, "a", 0.0)
+    clock.now_ms(T0 + DAY_MS, "a", 1.0)
+    for minute in range(10, 60, 10):
+        clock = restarted(clock)
+        assert clock.now_ms(T0 + DAY_MS + minute * MINUTE_MS, "a", minute * 60.0) < T0 + DAY_MS
+    clock = restarted(clock)
+    assert clock.now_ms(T0 + DAY_MS + 61 * MINUTE_MS, "a", 61 * 60.0) == T0 + DAY_MS + 61 * MINUTE_MS
+
+
+def test_a_machine_that_wakes_up_in_another_year_is_doubted_for_an_hour() -> None:
+    """How long it was off, nobody knows: its uptime begins anew."""
+    clock = started()
+    clock.now_ms(T0, "a", 90_000.0)
+    clock = restarted(clock)
+    assert clock.now_ms(T0 + 3650 * DAY_MS, "b", 5.0) == T0 + 5000
+    assert clock.now_ms(T0 + 3650 * DAY_MS + MINUTE_MS, "b", 65.0) == T0 + 5000 + MINUTE_MS
+    late = T0 + 3650 * DAY_MS + HOLD_MS
+    assert clock.now_ms(late, "b", 5.0 + HOLD_S) == late
+    assert not clock.doubts
+
+
+def test_after_a_reboot_at_least_the_uptime_has_passed() -> None:
+    """A process that begins long after its machine doubts only what the machine was off for."""
+    clock = started()
+    clock.now_ms(T0, "a", 90_000.0)
+    clock = restarted(clock)
+    assert clock.now_ms(T0 + 2 * DAY_MS, "b", 2 * DAY_MS / 1000 - 100) == T0 + 2 * DAY_MS
+    clock = started()
+    clock.now_ms(T0, "a", 5.0)
+    clock = restarted(clock)
+    assert clock.now_ms(T0 + DAY_MS, "b", 3600.0) == T0 + HOLD_MS, "not by what two starts have in common"
+
+
+def test_a_short_reboot_raises_no_doubt_and_does_not_end_one() -> None:
+    clock = started()
+    clock.now_ms(T0, "a", 90_000.0)
+    clock = restarted(clock)
+    assert clock.now_ms(T0 + JUMP_MS, "b", 5.0) == T0 + JUMP_MS
+    clock.now_ms(T0 + JUMP_MS + DAY_MS, "b", 6.0)
+    clock.now_ms(T0 + JUMP_MS + DAY_MS + 50 * MINUTE_MS, "b", 6.0 + 50 * 60)
+    clock = restarted(clock)
+    wall_ms = T0 + JUMP_MS + DAY_MS + 55 * MINUTE_MS
+    assert clock.now_ms(wall_ms, "c", 5.0) < T0 + DAY_MS
+    wall_ms += 10 * MINUTE_MS
+    assert clock.now_ms(wall_ms, "c", 5.0 + 10 * 60) == wall_ms, "the two pieces make an hour"
+
+
+def test_without_anything_kept_only_an_empty_log_believes_at_once() -> None:
+    """Records are no witness: one of a far future would make any wall clock look right."""
+    clock = RetentionClock(None, is_new=False)
+    assert clock.now_ms(T0, "a", 5.0) == 0
+    assert clock.doubts
+    assert clock.now_ms(T0 + HOLD_MS, "a", 5.0 + HOLD_S) == T0 + HOLD_MS
+
+
+def test_what_is_kept_is_never_much_older_than_what_is_believed() -> None:
+    clock = started()
+    assert clock.take_unsaved() is None, "nothing was read yet"
+    kept = []
+    for second in range(0, 3600, 10):
+        clock.now_ms(T0 + second * 1000, "a", float(second))
+        reading = clock.take_unsaved()
+        if reading is not None:
+            kept.append(reading.uptime_s)
+    assert kept == [float(second) for second in range(0, 3600, SAVE_MS // 1000)]
+    clock.now_ms(T0 + DAY_MS, "a", 3600.0)
+    reading = clock.take_unsaved()
+    assert reading is not None, "a doubt is kept at once"
+    assert reading.stood_s == 0
+    assert clock.take_unsaved() is None

@@ -106,13 +106,19 @@ class Cluster:
         *node_ids: int,
         vfs: Vfs | None = None,
         wall_clock_ms: Callable[[], int] | None = None,
+        uptime: Callable[[], tuple[str, float]] | None = None,
         **changes: Any,
     ) -> None:
         """Start these nodes (all, if none is named), with changes of their configuration."""
         for node_id in node_ids or self.configs:
             config = replace(self.configs[node_id], **changes)
             env = open_env(config)
-            env = replace(env, vfs=vfs or env.vfs, wall_clock_ms=wall_clock_ms or env.wall_clock_ms)
+            env = replace(
+                env,
+                vfs=vfs or env.vfs,
+                wall_clock_ms=wall_clock_ms or env.wall_clock_ms,
+                uptime=uptime or env.uptime,
+            )
             node = Node(config, env)
             self.nodes[node_id] = node
             await node.start()

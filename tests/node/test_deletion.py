@@ -8,11 +8,13 @@ import pytest
 from rlog._core import Vfs
 from rlog.config import TopicConfig
 from rlog.errors import ProtocolError
+from rlog.log import format as reference
 from rlog.log.anchor import Anchor
 from rlog.node.deletion import WAITS_COUNT_MAX, DeleteResult
 from rlog.node.driver import payload_of
 from rlog.node.partition import Partition
 from rlog.raft.messages import InstallAnchor
+from rlog.records import Record
 from rlog.wire.frames import Envelope
 from rlog.wire.kafka import codes
 
@@ -216,6 +218,51 @@ async def test_retention_by_age_goes_by_records_and_does_not_believe_a_clock_tha
             log = cluster.partition(node_id).log
             await until(lambda log=log: log.start_offset >= 20, f"node {node_id} deletes")
         assert not clock.doubts
+
+
+@on_uvloop
+async def test_neither_a_restart_nor_a_record_of_the_future_makes_a_wrong_clock_right(tmp_path):
+    """The clock is watched across restarts by what the node kept of it, not by what producers wrote."""
+    topics = {TOPIC: TopicConfig(1, retention_ms=60_000)}
+    async with Cluster(tmp_path, count=1, topics=topics, **SMALL) as cluster:
+        await cluster.start(wall_clock_ms=lambda: NOW_MS)
+        leader = await cluster.leader()
+        await fill(leader, 5)
+        future = reference.encode_batch([Record("", 0, 0, 0, 10 * NOW_MS, None, b"from the year 2500")])
+        assert (await send(leader, future)).error == codes.NONE
+        await cluster.stop()
+        readings: list[int] = []
+
+        def a_year_later() -> int:
+            readings.append(NOW_MS + 365 * 24 * 3600 * 1000)
+            return readings[-1]
+
+        await cluster.start(wall_clock_ms=a_year_later)
+        leader = await cluster.leader()
+        seen = len(readings)
+        await until(lambda: len(readings) > seen + 5, "retention is looked at, with the leader serving")
+        assert cluster.nodes[1]._retention_clock.doubts
+        assert leader.start_offset == 0
+
+
+@on_uvloop
+async def test_a_node_that_was_down_for_days_deletes_at_once_if_its_machine_was_up(tmp_path):
+    """Nothing to doubt: the machine's uptime has grown by as much as the wall clock."""
+    days_s = 0.0
+    topics = {TOPIC: TopicConfig(1, retention_ms=60_000)}
+    clocks = {
+        "wall_clock_ms": lambda: NOW_MS + int(days_s * 1000),
+        "uptime": lambda: ("this start", 100.0 + days_s),
+    }
+    async with Cluster(tmp_path, count=1, topics=topics, **SMALL) as cluster:
+        await cluster.start(**clocks)
+        await fill(await cluster.leader(), 5)
+        await cluster.stop()
+        days_s = 3 * 24 * 3600.0
+        await cluster.start(**clocks)
+        leader = await cluster.leader()
+        await until(lambda: leader.start_offset >= 5, "what is old goes")
+        assert not cluster.nodes[1]._retention_clock.doubts
 
 
 @on_uvloop
