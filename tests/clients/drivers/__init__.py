@@ -1,7 +1,7 @@
 """Every client behind the same two verbs, so that each behaviour is written once and tested with all of them.
 
 `driver("aiokafka").produce(...)`, `.consume(...)`: base.py says what they mean. A client is imported when its
-driver is asked for; what a client cannot do is said by its driver (`codecs`, `can_delete`), never
+driver is asked for; what a client cannot do is said by its driver (`can_delete`), never
 skipped in silence.
 """
 

@@ -67,7 +67,6 @@ class Driver(Protocol):
     """A client. Keys choose partitions by murmur2, as Java's client does: each driver sets it so."""
 
     name: str
-    codecs: tuple[str, ...]
     tells_offsets: bool
     can_delete: bool
     """It has a request to delete records."""

@@ -10,7 +10,6 @@ from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
 from tests.clients.drivers.base import (
-    CODECS,
     DELIVERY_S,
     EARLIEST,
     PARTITIONS,
@@ -29,7 +28,6 @@ from tests.clients.drivers.base import (
 
 class Aiokafka:
     name = "aiokafka"
-    codecs = CODECS
     tells_offsets = True
     can_delete = True
 

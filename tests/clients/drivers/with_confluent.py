@@ -15,7 +15,6 @@ from confluent_kafka import (
 from confluent_kafka.admin import AdminClient
 
 from tests.clients.drivers.base import (
-    CODECS,
     DELIVERY_S,
     PARTITIONS,
     PATIENCE_S,
@@ -32,7 +31,6 @@ from tests.clients.drivers.base import (
 
 class Confluent:
     name = "confluent-kafka"
-    codecs = CODECS
     tells_offsets = True
     can_delete = True
 

@@ -11,7 +11,6 @@ from kafka.errors import KafkaError, OffsetOutOfRangeError
 from kafka.producer.future import RecordMetadata
 
 from tests.clients.drivers.base import (
-    CODECS,
     DELIVERY_S,
     EARLIEST,
     PARTITIONS,
@@ -29,7 +28,6 @@ from tests.clients.drivers.base import (
 
 class KafkaPython:
     name = "kafka-python"
-    codecs = CODECS
     tells_offsets = True
     can_delete = True
 

@@ -36,7 +36,6 @@ INSTALL_S = 120
 
 class Kafkajs:
     name = "kafkajs"
-    codecs = ("none", "gzip")  # the others need plugins
     tells_offsets = True
     can_delete = True
 

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 
 from tests.clients.drivers.base import (
-    CODECS,
     DELIVERY_S,
     EARLIEST,
     PARTITIONS,
@@ -27,7 +26,6 @@ from tests.clients.drivers.processes import Impatience, Words
 
 class Kcat:
     name = "kcat"
-    codecs = CODECS
     tells_offsets = False  # a failed delivery makes its exit status 1; that is all it says
     can_delete = False
 

@@ -9,7 +9,6 @@ import rlog
 from rlog.client import At, Below, DeliveryFailed, OffsetOutOfRange
 from rlog.errors import RlogError
 from tests.clients.drivers.base import (
-    CODECS,
     DELIVERY_S,
     EARLIEST,
     END,
@@ -41,7 +40,6 @@ def places_of(below: Mapping[int, int]) -> dict[int, Below]:
 
 class Rlog:
     name = "rlog"
-    codecs = CODECS
     tells_offsets = True
     can_delete = True
 

@@ -7,7 +7,6 @@ import rlog
 from rlog.client import At, DeliveryFailed, OffsetOutOfRange
 from rlog.errors import RlogError
 from tests.clients.drivers.base import (
-    CODECS,
     DELIVERY_S,
     EARLIEST,
     PATIENCE_S,
@@ -25,7 +24,6 @@ from tests.clients.drivers.with_rlog import ACKS, may_send_again, places_of
 
 class RlogSync:
     name = "rlog.sync"
-    codecs = CODECS
     tells_offsets = True
     can_delete = True
 

@@ -17,13 +17,13 @@
 // broker objects that its consumer is made of: its connections, its requests, its decoder; the loop is ours.
 
 const readline = require('readline')
-const { Kafka, CompressionTypes, logLevel } = require('kafkajs')
+const { Kafka, logLevel } = require('kafkajs')
+const { CODECS } = require('./codecs')
 const Cluster = require('kafkajs/src/cluster')
 const createSocketFactory = require('kafkajs/src/network/socketFactory')
 const { createLogger, LEVELS } = require('kafkajs/src/loggers')
 const consoleLogger = require('kafkajs/src/loggers/console')
 
-const CODECS = { none: CompressionTypes.None, gzip: CompressionTypes.GZIP }
 const EARLIEST = -2
 const RETRY = { initialRetryTime: 100, maxRetryTime: 1000, retries: 120 }
 
