@@ -1,18 +1,20 @@
 """The consumer by assignment: reads one, some or all partitions of a topic from given places on.
 
-It is never alive and silent: `state` says for each partition where it stands and what it waits for, and a
-partition whose leader has not answered for `stall_timeout_ms` raises.
+It is never alive and silent: `state` says for each partition where it stands, what it waits for and how long
+already; a leader that was silent for STALL_WARNING_SECONDS is told about in the log `rlog.client`, and one
+that has not answered for `stall_timeout_ms` raises, whether other partitions move on or not.
 """
 
 import asyncio
 import logging
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Final, Self, TypeVar
 
 from rlog._core import Record, decode_records, decode_values
 from rlog.client.connection import Connection
@@ -42,6 +44,11 @@ from rlog.moments import At, Time, datetime_of, timestamp_of
 from rlog.wire.kafka.messages import Buffer
 
 T = TypeVar("T")
+# A leader that is silent for so long is told about in the log.
+STALL_WARNING_SECONDS: Final = 5.0
+# While nothing comes, silence is looked at so often (or four times in the stall timeout). Of what passes
+# between two looks no more than this counts: a program that was busy elsewhere has heard nobody.
+LOOK_SECONDS: Final = 1.0
 logger = logging.getLogger("rlog.client")
 
 
@@ -83,6 +90,7 @@ class Consumer:
         self._rest: list[Record] = []  # decoded for the iterator, reversed: the next one is last
         self._rest_cursor: Cursor | None = None
         self._last_read: tuple[int, int] | None = None  # (partition, offset) from which it was read
+        self._looked_at = -math.inf  # for silent leaders, loop time
         self._progress_ms: int | None = None
         self._is_closed = False
 
@@ -169,7 +177,8 @@ class Consumer:
         """The next records, as many as one answer held; empty when none came in time.
 
         timeout_ms: the client's request timeout when left out. Raises OffsetOutOfRange, LeaderUnavailable
-        when a partition's leader was silent for the stall timeout (reading may go on afterwards),
+        when a partition's leader was silent for the stall timeout, in one call or over several (reading may
+        go on afterwards),
         CorruptBatch (reading goes on with the same batch, fetched again; `seek` past it to give it up).
         """
         if self._rest:
@@ -222,45 +231,55 @@ class Consumer:
         await self.open()
         if all(cursor.is_paused for cursor in self._cursors.values()) and deadline is None:
             raise ClientError("every partition is paused, so iterating would wait for ever; resume() first")
-        began = self._router.loop.time()
         while True:
             self._check_open()
             self._router.check_open()
             self._raise_failure()
+            now = self._router.loop.time()
+            look_at = self._check_stalled(now)
             while self._arrived:
                 cursor = self._arrived.popleft()
                 if cursor.chunks:
                     data, position = cursor.pop()
                     self._poll_all()
                     return cursor, data, position
-            now = self._router.loop.time()
             if deadline is not None and now >= deadline:
                 return None
-            stalled_at = self._check_stalled(began, now)
-            await self._wait(stalled_at if deadline is None else min(stalled_at, deadline))
+            await self._wait(look_at if deadline is None else min(look_at, deadline))
 
     def _raise_failure(self) -> None:
         for cursor in self._cursors.values():
             if cursor.error is not None and not cursor.chunks and not cursor.is_paused:
                 raise cursor.error
 
-    def _check_stalled(self, began: float, now: float) -> float:
-        """When the next partition's leader will have been silent for too long. Raises if one has."""
+    def _check_stalled(self, now: float) -> float:
+        """When to look again whether a leader is silent. Raises for each that was for the stall timeout, and
+        then again after as long; before that, once, it is told in the log.
+        """
         timeout = self._settings.stall_timeout_ms / 1000
-        earliest = now + timeout
+        look_s = min(LOOK_SECONDS, timeout / 4)
+        passed = min(now - self._looked_at, look_s)
+        self._looked_at = now
+        look_at = now + look_s
         for cursor in self._cursors.values():
-            if cursor.is_paused:
+            if cursor.is_paused or cursor.chunks:
                 continue
-            limit = max(cursor.heard_at, began) + timeout
-            if now >= limit:
+            cursor.unheard_s += min(passed, now - cursor.waiting_since)
+            if cursor.unheard_s >= timeout:
+                cursor.unheard_s = 0.0
                 raise LeaderUnavailable(
                     f"the leader of {cursor.name} did not answer for {self._settings.stall_timeout_ms} ms; "
                     f"waiting for: {cursor.waiting}",
                     topic=self.topic,
                     partition=cursor.partition,
                 )
-            earliest = min(earliest, limit)
-        return earliest
+            if cursor.unheard_s >= STALL_WARNING_SECONDS and not cursor.is_stall_told:
+                cursor.is_stall_told = True
+                silent_s = now - cursor.waiting_since
+                what = "%s: its leader has been silent for %.1f s; waiting for: %s"
+                logger.warning(what, cursor.name, silent_s, cursor.waiting)
+            look_at = min(look_at, now + timeout - cursor.unheard_s)
+        return look_at
 
     async def _wait(self, until: float) -> None:
         if self._reader is not None:
@@ -314,7 +333,7 @@ class Consumer:
         for cursor in self._named(partitions):
             if cursor.is_paused:
                 cursor.is_paused = False
-                cursor.heard_at = self._router.loop.time()
+                cursor.wait_anew()
                 self._arrived.extend([cursor] * len(cursor.chunks))
         self._poll_all()
         self._wake()
@@ -351,7 +370,10 @@ class Consumer:
     @property
     def state(self) -> tuple[PartitionState, ...]:
         """For each partition its position, lag, and what it waits for; empty before the topic is known."""
-        return tuple(cursor.state(self.position(cursor.partition)) for cursor in self._cursors.values())
+        patience_s = (self._settings.max_wait_ms + self._router.settings.suspect_after_ms) / 1000
+        return tuple(
+            cursor.state(self.position(cursor.partition), patience_s) for cursor in self._cursors.values()
+        )
 
     @property
     def lag(self) -> int | None:

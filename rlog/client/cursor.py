@@ -1,6 +1,7 @@
 """Where a consumer stands in one partition, and what it has fetched ahead of its reader."""
 
 import asyncio
+import logging
 from collections import deque
 from dataclasses import dataclass
 from struct import Struct
@@ -10,6 +11,8 @@ from rlog.client.errors import ClientError
 from rlog.client.positions import Start
 from rlog.errors import ProtocolError
 from rlog.wire.kafka.messages import Buffer
+
+logger = logging.getLogger("rlog.client")
 
 # Apache Kafka, message format v2: base offset at 0, length of what follows at 8, last offset delta at 23.
 _BATCH: Final = Struct(">qi11xi")
@@ -21,9 +24,10 @@ class PartitionState:
     """What a consumer knows and does in one partition.
 
     position: offset of the next record to be returned, None while the start is not known yet. start_offset,
-    end_offset: where the partition starts and its committed end, None before the first answer. lag: records
-    between position and end. is_paused: see `Consumer.pause`. waiting: why nothing is ready to be returned,
-    None when something is.
+    end_offset: where the partition starts and its committed end, as the leader told last; None before the
+    first answer. lag: records between position and end. is_paused: see `Consumer.pause`. waiting: why nothing
+    is ready to be returned, None when something is. waiting_ms: how long ago the leader answered last, or was
+    asked first; None when no answer is waited for. The leader of an idle log answers every `max_wait_ms`.
     """
 
     topic: str
@@ -34,33 +38,39 @@ class PartitionState:
     lag: int | None
     is_paused: bool
     waiting: str | None
+    waiting_ms: int | None
 
 
 class Cursor:
     """fetch_offset: of the next fetch; position: of the next record for the reader; None: to be looked up.
 
     version: counts seeks; an answer to a question asked before the last one is dropped.
-    heard_at: loop time of the leader's last answer.
+    waiting_since: loop time of the leader's last answer, or since when one is waited for again. unheard_s:
+    how long the reader has seen no answer since. is_full: nothing is fetched for want of room.
     """
 
     __slots__ = (
+        "_loop",
         "buffered_bytes",
         "chunks",
         "end_offset",
         "error",
         "fetch_offset",
         "generation",
-        "heard_at",
         "is_attached",
+        "is_full",
         "is_out_of_range",
         "is_paused",
+        "is_stall_told",
         "partition",
         "position",
         "start",
         "start_offset",
         "topic",
+        "unheard_s",
         "version",
         "waiting",
+        "waiting_since",
     )
 
     def __init__(self, topic: str, partition: int, start: Start) -> None:
@@ -70,9 +80,11 @@ class Cursor:
         self.generation = -1
         self.start_offset: int | None = None
         self.end_offset: int | None = None
-        self.heard_at = asyncio.get_running_loop().time()
         self.is_attached = False
+        self.is_full = False
         self.is_paused = False
+        self.is_stall_told = False
+        self._loop = asyncio.get_running_loop()
         self.chunks: deque[tuple[Buffer, int]] = deque()  # (whole batches, offset after them)
         self.seek(start)
 
@@ -88,6 +100,20 @@ class Cursor:
         self.error: ClientError | None = None
         self.is_out_of_range = False
         self.waiting = "the node that leads is being looked up"
+        self.wait_anew()
+
+    def wait_anew(self) -> None:
+        """What was heard before, and when, tells nothing about the answer that is waited for now."""
+        self.waiting_since = self._loop.time()
+        self.unheard_s = 0.0
+
+    def heard(self) -> None:
+        """The leader answered."""
+        if self.is_stall_told:
+            self.is_stall_told = False
+            silent_s = self._loop.time() - self.waiting_since
+            logger.warning("%s: its leader answers again, after %.1f s", self.name, silent_s)
+        self.wait_anew()
 
     @property
     def name(self) -> str:
@@ -113,13 +139,17 @@ class Cursor:
         data, next_offset = self.chunks.popleft()
         self.buffered_bytes -= len(data)
         position, self.position = self.position, next_offset
+        if self.is_full:
+            self.is_full = False
+            self.wait_anew()
         return data, position
 
-    def state(self, position: int | None) -> PartitionState:
+    def state(self, position: int | None, patience_s: float) -> PartitionState:
+        """patience_s: within this time a leader that is well answers."""
         lag = None
         if position is not None and self.end_offset is not None:
             lag = max(0, self.end_offset - position)
-        waiting = None if self.chunks else self.waiting
+        waiting, waiting_ms = self._waiting(patience_s)
         return PartitionState(
             topic=self.topic,
             partition=self.partition,
@@ -128,8 +158,20 @@ class Cursor:
             end_offset=self.end_offset,
             lag=lag,
             is_paused=self.is_paused,
-            waiting="paused; resume() reads on" if self.is_paused else waiting,
+            waiting=waiting,
+            waiting_ms=waiting_ms,
         )
+
+    def _waiting(self, patience_s: float) -> tuple[str | None, int | None]:
+        if self.is_paused:
+            return "paused; resume() reads on", None
+        if self.chunks:
+            return None, None
+        silent_s = self._loop.time() - self.waiting_since
+        waiting = self.waiting
+        if self.is_attached and silent_s > patience_s:
+            waiting += f", silent for {silent_s:.1f} s"
+        return waiting, int(silent_s * 1000)
 
 
 def whole_batches(data: Buffer, fetch_offset: int) -> tuple[int, int]:

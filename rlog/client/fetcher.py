@@ -74,11 +74,10 @@ class Fetcher:
             self._detach_all(f"the connection to {self.connection.address} ended")
             return
         active = [cursor for cursor in self.cursors.values() if not cursor.is_paused]
-        hungry = [
-            cursor
-            for cursor in active
-            if self._share_bytes - cursor.buffered_bytes >= min(FETCH_BYTES_MIN, self._share_bytes)
-        ]
+        for cursor in active:
+            room_bytes = self._share_bytes - cursor.buffered_bytes
+            cursor.is_full = room_bytes < min(FETCH_BYTES_MIN, self._share_bytes)
+        hungry = [cursor for cursor in active if not cursor.is_full]
         if not hungry:
             return
         max_wait_ms = self._max_wait_ms
@@ -151,7 +150,7 @@ class Fetcher:
     def _take_partition(self, cursor: Cursor, partition: FetchedPartition) -> None:
         code = partition.error
         if code == codes.NONE:
-            cursor.heard_at = self._router.loop.time()
+            cursor.heard()
             cursor.end_offset = partition.hwm
             if partition.log_start_offset >= 0:
                 cursor.start_offset = partition.log_start_offset

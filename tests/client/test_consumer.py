@@ -16,6 +16,7 @@ from rlog.client import (
     UnknownPartition,
 )
 from rlog.errors import ConfigurationError, CorruptBatch
+from rlog.records import Record
 from rlog.wire.kafka import codes
 from tests.client.fakes import Garble, Hang, Late, Refuse, Reset, Treatment, World, until, world
 
@@ -217,6 +218,102 @@ def test_a_leader_that_is_silent_for_too_long_raises_and_reading_may_go_on() -> 
             made.cluster.elect(2)
             await fill(cluster, 3)
             assert await take(consumer, 3) == numbers(3)
+
+    with world() as made:
+        made.run(program(made))
+
+
+def test_a_silent_leader_is_told_about_though_other_partitions_move_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Once when it begins to be a stall, once when it ends; between them it raises at each stall timeout."""
+
+    async def program(made: World) -> None:
+        async with (
+            made.connect() as cluster,
+            cluster.consumer("orders", stall_timeout_ms=12_000) as consumer,
+        ):
+            await consumer.fetch(timeout_ms=1000)
+            made.cluster.elect(-1, partition=1)
+            raised: list[tuple[int, float]] = []
+            for number in range(30):
+                await fill(cluster, 1, first=number)
+                try:
+                    await consumer.fetch(timeout_ms=1000)
+                    await asyncio.sleep(1)
+                except LeaderUnavailable as error:
+                    raised.append((error.partition, made.loop.time()))
+            assert [partition for partition, _ in raised] == [1, 1]
+            assert 12 <= raised[1][1] - raised[0][1] <= 14
+            made.cluster.elect(2, partition=1)
+            await until(lambda: "new records" in (consumer.state[1].waiting or ""))
+            await asyncio.sleep(1)
+
+    with world(topics={"orders": 2}) as made:
+        made.run(program(made))
+    told = [message for message in caplog.messages if "leader" in message and "orders-1:" in message]
+    assert len(told) == 2
+    assert "orders-1: its leader has been silent for 5" in told[0]
+    assert "orders-1: its leader answers again, after 29" in told[1]
+
+
+def test_short_fetches_hide_no_silence() -> None:
+    """A program that asks each second hears of it as one that waits does."""
+
+    async def program(made: World) -> None:
+        async with (
+            made.connect() as cluster,
+            cluster.consumer("orders", partition=0, stall_timeout_ms=10_000) as consumer,
+        ):
+            await consumer.fetch(timeout_ms=1000)
+            made.cluster.elect(-1)
+            found: list[Record] = []
+            for _ in range(9):
+                found += await consumer.fetch(timeout_ms=1000)
+            with pytest.raises(LeaderUnavailable):
+                await consumer.fetch(timeout_ms=3000)
+            assert found == []
+
+    with world() as made:
+        made.run(program(made))
+
+
+@pytest.mark.parametrize("busy_s", [0.5, 100.0])
+def test_a_program_that_was_busy_for_long_blames_no_leader(busy_s: float) -> None:
+    """The loop did not run meanwhile: that nothing was heard says nothing about the leader."""
+
+    async def program(made: World) -> None:
+        async with (
+            made.connect(request_timeout_ms=500_000) as cluster,
+            cluster.consumer("orders", partition=0, stall_timeout_ms=2000) as consumer,
+        ):
+            await consumer.fetch(timeout_ms=1000)
+            made.loop._now += busy_s
+            assert await consumer.fetch(timeout_ms=1000) == []
+
+    with world() as made:
+        made.run(program(made))
+
+
+def test_its_state_tells_a_frozen_leader_from_an_idle_log() -> None:
+    async def program(made: World) -> None:
+        async with made.connect() as cluster, cluster.consumer("orders", partition=0) as consumer:
+            await fill(cluster, 3)
+            await take(consumer, 3)
+            await asyncio.sleep(10)
+            (idle,) = consumer.state
+            assert idle.waiting == "new records from n1:9092"
+            assert idle.waiting_ms is not None
+            assert idle.waiting_ms <= 500, "an idle log's leader answers every max_wait_ms"
+            made.cluster.nodes[1].freeze()
+            await asyncio.sleep(3)
+            (frozen,) = consumer.state
+            assert frozen.waiting is not None
+            assert frozen.waiting.startswith("new records from n1:9092, silent for ")
+            assert frozen.waiting_ms is not None
+            assert frozen.waiting_ms >= 2500
+            consumer.pause()
+            assert [each.waiting_ms for each in consumer.state] == [None]
 
     with world() as made:
         made.run(program(made))
