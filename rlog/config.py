@@ -140,7 +140,8 @@ class NodeConfig:
     connection_inflight_count_max: int = 1024
     """Per client connection: requests started and not yet answered; above it the connection is not read."""
     connection_count_max: int = 10_000
-    """Client connections; further ones are closed as they come."""
+    """Client connections; further ones are closed as they come. Fewer where the process may not open so many
+    files."""
     clients_inflight_bytes_max: int = 128 * MIB
     """Requests of all client connections together, read and not yet answered."""
     client_stall_ms: int = 60_000

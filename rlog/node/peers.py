@@ -62,7 +62,7 @@ UNANSWERED_COUNT_MAX = 3
 STABLE_S = 1.0
 UNREAD_PONGS_BYTES_MAX = 64 * 1024
 # Connections that have not said who they are; the other nodes need two each.
-STRANGERS_COUNT_MAX = 256
+STRANGERS_COUNT_MAX = 64
 # How many appends of different partitions share a frame: their heads need room in it too.
 APPENDS_PER_FRAME_MAX = 512
 

@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from random import Random, SystemRandom
 from typing import TYPE_CHECKING, TypeVar
 
@@ -24,6 +25,7 @@ from rlog.log.directory import check_directory
 from rlog.node.env import Env
 from rlog.node.node import Node
 from rlog.node.observed import ObservedNode
+from rlog.node.peers import STRANGERS_COUNT_MAX
 from rlog.observe.events import emit
 from rlog.observe.watch import Watch
 
@@ -39,6 +41,11 @@ HEAP_RETAINED_BYTES_MAX = 64 << 20
 # meta, watermarks, lock, what listens; some of them for a moment. Counted on Linux: 21 after a start.
 FILES_MIN = 32
 FILES_PER_PEER = 4  # two connections each way, of which some are just being replaced
+FILES_PER_PARTITION = 2  # the segment written to, and one that is read
+FILES_PER_DISK_THREAD = 4  # at a roll: the full segment, the new one, its index, the directory
+# Connections of one turn of the loop are accepted before those above the bound are closed: asyncio's backlog.
+ACCEPTED_COUNT_MAX = 100
+ADMIN_FILES = 64  # its connections and as many that wait
 # A disk serves two reads at once better than one; more would take turns with the flushes.
 READ_THREADS = 2
 
@@ -158,10 +165,23 @@ async def serve(config: NodeConfig, *, ready: Callable[[Node], None] | None = No
         env.close()
 
 
-def raise_descriptor_limit(config: NodeConfig) -> None:
+def files_needed(config: NodeConfig) -> int:
+    """Open files of a node that serves, at any moment, beside its clients'.
+
+    A disk operation that finds none left is final for its log, so room for all of them is kept.
+    """
+    disk = FILES_PER_DISK_THREAD * config.disk_threads + READ_THREADS
+    needed = FILES_MIN + FILES_PER_PARTITION * len(config.partitions) + disk + ACCEPTED_COUNT_MAX
+    if config.peers:
+        needed += FILES_PER_PEER * len(config.peers) + STRANGERS_COUNT_MAX + ACCEPTED_COUNT_MAX
+    return needed + (ADMIN_FILES if config.admin_port is not None else 0)
+
+
+def raise_descriptor_limit(config: NodeConfig) -> NodeConfig:
     """As far as this process may: a shell's default is a thousand, and each client connection takes one.
 
-    Raises ConfigurationError when the node could not even start.
+    Returns the configuration with no more connections than there is room for. Raises ConfigurationError when
+    there is none for any.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
@@ -169,26 +189,33 @@ def raise_descriptor_limit(config: NodeConfig) -> None:
         soft = hard
     except (OSError, ValueError) as error:
         logger.info("node=%d the limit of open files stays at %d: %s", config.node_id, soft, error)
-    needed = FILES_MIN + FILES_PER_PEER * len(config.peers) + len(config.partitions)
-    if resource.RLIM_INFINITY != soft < needed:
+    if soft == resource.RLIM_INFINITY:
+        return config
+    needed = files_needed(config)
+    if soft <= needed:
         raise ConfigurationError(
             f"this process may open {soft} files, and a node with {len(config.peers)} peers and "
             f"{len(config.partitions)} partitions needs {needed} before the first client: raise its limit "
             "(ulimit -n, or LimitNOFILE of its service)"
         )
-    if resource.RLIM_INFINITY != soft < config.connection_count_max:
-        logger.warning(
-            "node=%d connection_count_max = %d, but this process may open %d files: raise its limit "
-            "(ulimit -n, or LimitNOFILE of its service), or set a smaller number",
-            config.node_id,
-            config.connection_count_max,
-            soft,
-        )
+    if soft - needed >= config.connection_count_max:
+        return config
+    logger.warning(
+        "node=%d connection_count_max = %d, but this process may open %d files, of which the node itself "
+        "needs %d: it takes %d connections; raise its limit (ulimit -n, or LimitNOFILE of its service), or "
+        "set a smaller number",
+        config.node_id,
+        config.connection_count_max,
+        soft,
+        needed,
+        soft - needed,
+    )
+    return replace(config, connection_count_max=soft - needed)
 
 
 def run(config: NodeConfig, *, ready: Callable[[Node], None] | None = None) -> None:
     """`serve` on a uvloop of its own: the whole life of a node process."""
-    raise_descriptor_limit(config)
+    config = raise_descriptor_limit(config)
     if not retain_freed_memory(HEAP_RETAINED_BYTES_MAX):
         reason = "this C library returns freed memory at once; groups cost some page faults more"
         emit(logger, logging.INFO, "memory_not_retained", node=config.node_id, reason=reason)
