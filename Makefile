@@ -49,7 +49,7 @@ sim: $(VENV)/.test
 
 coverage: $(VENV)/.test
 	$(BIN)/coverage run --source=rlog/raft,rlog/log,rlog/node -m rlog.testing --seeds 20 --jobs 1
-	$(BIN)/coverage report --fail-under=85 --omit=rlog/log/format.py,rlog/node/production.py
+	$(BIN)/coverage report --fail-under=85 --omit=rlog/log/format.py,rlog/node/process.py
 
 mutants: $(VENV)/.test
 	$(BIN)/python -m tests.sim.mutants $(ARGS)

@@ -1,6 +1,6 @@
 """Every error rlog raises: whose problem it is, what to do, and whether the write may have happened.
 
-`outcome` answers the one question a writer has after an error (DESIGN: guarantee 4):
+`outcome` answers the one question a writer has after an error (docs/guarantees.md, 4):
 
 * ``"no"``       the operation is known not to have taken effect; doing it again is safe.
 * ``"unknown"``  it may have taken effect; only an idempotent retry is safe.
@@ -115,7 +115,7 @@ class InvalidEpoch(RlogError):
 
 
 class CorruptLog(RlogError):
-    """The stored log is proven rotten (SAFETY 19): a replica must not serve or cut it. The others hold what
+    """The stored log is proven rotten: a replica must not serve or cut it. The others hold what
     is committed; keep the directory for a look at the disk.
     """
 
@@ -126,7 +126,7 @@ class CorruptLog(RlogError):
 
 
 class StorageFailed(RlogError):
-    """A write or fsync failed; the file is fenced until restart (SAFETY 15). Never retried. Look at the disk,
+    """A write or fsync failed; the file is fenced until restart. Never retried. Look at the disk,
     then start the node again.
     """
 

@@ -82,5 +82,27 @@ def test_the_table_of_safety_rules_names_tests_that_exist() -> None:
     assert not missing, missing
 
 
+def rules_cited() -> set[int]:
+    """By comments and tests as `SAFETY n, m`, by the table of docs/testing.md in its first cell."""
+    found: list[str] = []
+    for folder in ("rlog", "tests"):
+        for path in (ROOT / folder).rglob("*.*"):
+            if path.suffix in {".py", ".pyi", ".pyx", ".pxi", ".txt"}:
+                found += re.findall(r"SAFETY[\s#]+(\d+(?:,\s+\d+)*)", path.read_text())
+    found += re.findall(r"^\| (\d+(?:, \d+)*) \|", (ROOT / "docs/testing.md").read_text(), flags=re.MULTILINE)
+    return {int(number) for numbers in found for number in numbers.split(",")}
+
+
+def test_each_safety_rule_that_is_cited_has_its_line() -> None:
+    rows = re.findall(r"^\| (\d+) \|", (ROOT / "docs/safety.md").read_text(), flags=re.MULTILINE)
+    assert sorted(map(int, rows)) == sorted(rules_cited())
+
+
+def test_documents_for_users_cite_no_bare_rule() -> None:
+    rules = ROOT / "docs/safety.md"
+    wrong = [path.name for path in DOCUMENTS if path != rules and re.search(r"SAFETY \d", _text(path))]
+    assert not wrong, wrong
+
+
 def _text(path: Path) -> str:
     return path.read_text() if path.exists() else ""

@@ -14,7 +14,7 @@ from rlog.cli.ports import why_not_listening
 from rlog.config import NodeConfig, load_config, parse_topic
 from rlog.errors import ConfigurationError
 from rlog.log.directory import check_directory, locked_by
-from rlog.node import production
+from rlog.node import process
 from rlog.node.node import Node
 from rlog.observe.events import LogFormat, log_to_stderr
 
@@ -55,7 +55,7 @@ def command(
     with errors_as_exits():
         config = load_config(config_path, **overrides(**flags))
         if check:
-            production.raise_descriptor_limit(config)
+            process.raise_descriptor_limit(config)
             _check(config)
             return
         run(config, stop_on_eof=stop_on_eof)
@@ -141,7 +141,7 @@ def _peer(text: str) -> tuple[str, dict[str, str | int]]:
 def run(config: NodeConfig, *, stop_on_eof: bool) -> None:
     """The node's whole life, until it is asked to end. Raises what it failed of."""
     try:
-        production.run(config, ready=_stop_at_end_of_input if stop_on_eof else None)
+        process.run(config, ready=_stop_at_end_of_input if stop_on_eof else None)
     except OSError as error:
         raise ConfigurationError(why_not_listening(config, error)) from error
 

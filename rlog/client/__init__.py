@@ -1,9 +1,18 @@
 """The async client: `connect` to a cluster, produce, consume, ask. It speaks the Kafka protocol.
 
-connection.py  one TCP connection           router.py          who leads, and the way there
-cluster.py     what a user enters           metadata.py        what is known of the cluster
-producer.py    admission, memory            partition_queue.py order and retries of one partition
-consumer.py    reading, prefetch            fetcher.py         the long poll to one node
+entering       cluster.py          what a user enters          settings.py      what a client is told
+               home.py             its one loop and process    tasks.py         its background tasks
+the way        router.py           who leads, and how there    metadata.py      what is known of the cluster
+               connection.py       one TCP connection          pool.py          all of them
+               retry.py            pauses between attempts     errors.py        what goes wrong
+producing      producer.py         admission, memory           partition_queue.py  order and retries
+               batch.py            until its fate is known     produce.py       how it travels
+               producer_id.py      for telling repeats apart   receipts.py      what a producer gives back
+consuming      consumer.py         reading, prefetch           fetcher.py       the long poll to one node
+               cursor.py           where it stands             positions.py     places as a caller names them
+both           options.py          what they are told
+asking         offsets.py          starts, ends, moments       descriptions.py  what a node says of itself
+               deletion.py         beginnings of partitions go
 """
 
 from rlog.client.cluster import Cluster, connect

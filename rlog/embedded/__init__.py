@@ -3,7 +3,8 @@
 log.py      what a user opens            commit.py   group commit across threads
 aio.py      its asyncio twin             writer.py   offsets, groups and their jobs
 reader.py   reading                      batches.py  lists into batches
-store.py    the directory                lifetime.py forks and exits
+store.py    the directory                room.py     room for bytes that wait for the disk
+settings.py what may be chosen           lifetime.py forks and exits
 """
 
 from rlog.embedded.aio import AsyncLog, open_async

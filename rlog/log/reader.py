@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from rlog._core import File, Span, Vfs, find_batches, iterate_batches
 from rlog.errors import CorruptBatch, CorruptLog, InvariantBroken
-from rlog.log.generations import GenerationTable
+from rlog.generations import GenerationTable
 from rlog.log.producers import ProducerTable
 from rlog.log.segment import Segment, load_index, segment_name
 from rlog.log.settings import LogSettings

@@ -31,8 +31,8 @@ from itertools import pairwise
 
 from rlog._core import DiskJob, SegmentIndex, Vfs, judge_tail, scan_batches
 from rlog.errors import DataDirectoryError
+from rlog.generations import GenerationTable
 from rlog.log.anchor import load_anchor
-from rlog.log.generations import GenerationTable
 from rlog.log.meta import PartitionMeta
 from rlog.log.producers import ProducerBatch, ProducerTable
 from rlog.log.segment import (

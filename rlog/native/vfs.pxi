@@ -1,4 +1,4 @@
-# The table of file functions: every file access of the log goes through one (DESIGN 6).
+# The table of file functions: every file access of the log goes through one.
 #
 # Each function returns a value >= 0, or -errno. The system's functions run without the GIL. A Vfs made by
 # `Vfs.of(target)` calls the same-named methods of a Python object instead (the in-memory disk, fault

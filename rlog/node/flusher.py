@@ -1,4 +1,4 @@
-"""Group flush: one job in flight per file, everything queued meanwhile is the next job (DESIGN §6).
+"""Group flush: one job in flight per file, everything queued meanwhile is the next job.
 
 There is no timer: the next round of a log begins as its last one ends. A completion goes to the log first,
 which decides whether it still counts (SAFETY 12), and to consensus only if it moved the flushed end. The

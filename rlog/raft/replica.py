@@ -16,9 +16,9 @@ import math
 from collections.abc import Sequence
 from random import Random
 
+from rlog.generations import GenerationTable
 from rlog.raft import election, generation, heartbeat, high_water_mark, log_start, replication
 from rlog.raft.effects import Effect, Role
-from rlog.raft.generation_table import GenerationTable
 from rlog.raft.messages import (
     Append,
     AppendReply,

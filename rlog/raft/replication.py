@@ -11,6 +11,7 @@ one that is late, doubled or overtaken can be refused or be old news, but never 
 from rlog.raft import high_water_mark, log_start
 from rlog.raft.effects import Cut, HwmMoved, Install, Write
 from rlog.raft.messages import Append, AppendReply, HeartbeatReply, InstallAnchor
+from rlog.raft.probing import hint, probe_after
 from rlog.raft.progress import Progress
 from rlog.raft.state import State, send, stop
 
@@ -76,7 +77,7 @@ def answered(state: State, now: float, sender: int, reply: AppendReply | Heartbe
             # It holds less than was asked about, and did not refuse: the probe was lost, or is on its way.
             probe(state, sender)
         return
-    offset = state.table.probe_after(reply.conflict_offset, reply.conflict_generation, state.end_offset)
+    offset = probe_after(state.table, reply.conflict_offset, reply.conflict_generation, state.end_offset)
     if offset < state.start_offset:
         log_start.offer_anchor(state, sender)
         return
@@ -108,7 +109,7 @@ def holds(state: State, offset: int, generation: int) -> bool:
 
 def conflict(state: State, offset: int, generation: int) -> tuple[int, int]:
     """Where the leader is to ask next; never about what is deleted here."""
-    found = state.table.hint(min(offset, state.end_offset), generation)
+    found = hint(state.table, min(offset, state.end_offset), generation)
     if found[0] < state.start_offset:
         return state.start_offset, state.table.before(state.start_offset)
     return found

@@ -11,8 +11,8 @@ from random import Random
 from typing import Protocol
 
 from rlog.errors import ConfigurationError, InvariantBroken
+from rlog.generations import GenerationTable
 from rlog.raft.effects import Effect, Fatal, Role, RoleChanged, SaveVote, Send
-from rlog.raft.generation_table import GenerationTable
 from rlog.raft.messages import Message
 from rlog.raft.progress import Progress
 

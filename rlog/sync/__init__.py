@@ -8,7 +8,8 @@
 
 What is awaited there returns here; an ack has `result()`. Everything may be used from many threads, but a
 consumer is read by one thread at a time. The work is done by the async client, on an event loop in a thread
-in the background, one per cluster object (portal.py).
+in the background, one per cluster object (portal.py); around it cluster.py,
+producer.py, receipts.py and consumer.py are thin.
 """
 
 from rlog.sync.cluster import Cluster, connect

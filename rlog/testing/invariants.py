@@ -1,9 +1,9 @@
 """What must hold in a running cluster at every step, checked after each handle of each node.
 
-SAFETY's list: a replica's own `check()` · the high-water mark, the log start and the generation only grow ·
-flushed <= dirty · what is committed is flushed on a majority · one content for each committed offset, on
-every replica (leader completeness and log matching) · a new leader holds everything committed · what was
-flushed survives a crash, and so does what was deleted.
+What docs/safety.md comes to: a replica's own `check()` · the high-water mark, the log start and the
+generation only grow · flushed <= dirty · what is committed is flushed on a majority · one content for each
+committed offset, on every replica (leader completeness and log matching) · a new leader holds everything
+committed · what was flushed survives a crash, and so does what was deleted.
 
 A handle that changed nothing costs one comparison per partition: the state of a replica is a tuple, and only
 a different tuple is looked at.
@@ -74,7 +74,6 @@ class Invariants:
         self.history = history
         self.majority = voters // 2 + 1
         self.cuts = 0
-        self.elections = 0
         self.trims = 0  # of files
         self.installs = 0  # of anchors, in the place of a log
         self.log_starts: dict[tuple[str, int], int] = {}  # as `flushed`, of what is known to be on disk
@@ -215,7 +214,6 @@ class NodeWatch:
     def _elected(self, seen: _Seen) -> None:
         name, replica = seen.partition.name, seen.partition.replica
         self._all.history.leaders.append(Led(self._node_id, self._incarnation, name, replica.generation))
-        self._all.elections += 1
         self._moments.append("elected")
         self._generation_on_disk(seen)
         end, required = seen.log.end_offset, self._all.committed_of(name).end_before(replica.generation)

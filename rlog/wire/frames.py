@@ -1,4 +1,4 @@
-"""Frames between nodes: what every peer connection carries (DESIGN §9, SAFETY 48).
+"""Frames between nodes: what every peer connection carries (SAFETY 48).
 
 One frame, all integers big-endian:
 

@@ -17,7 +17,7 @@ from rlog.errors import RlogError
 from rlog.node.acknowledgements import ProduceResult
 from rlog.node.node import Node
 from rlog.node.partition import Partition
-from rlog.node.production import open_env
+from rlog.node.process import open_env
 
 DEADLINE_S = 20.0
 TOPIC = "orders"

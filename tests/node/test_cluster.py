@@ -8,7 +8,7 @@ import pytest
 
 from rlog.errors import ConfigurationError, DataDirectoryError, StorageFailed
 from rlog.node.node import Node
-from rlog.node.production import open_env
+from rlog.node.process import open_env
 from rlog.raft.messages import Heartbeat
 from rlog.raft.replica import Replica
 from rlog.wire.kafka import codes

@@ -8,7 +8,7 @@ import pytest
 NODE = """
 import logging, resource, sys
 from rlog.config import NodeConfig
-from rlog.node.production import raise_descriptor_limit
+from rlog.node.process import raise_descriptor_limit
 
 logging.basicConfig(stream=sys.stdout, format="%(message)s")
 resource.setrlimit(resource.RLIMIT_NOFILE, (200, 900))

@@ -110,7 +110,7 @@ def test_a_busy_admin_port_ends_it_before_the_directory_is_made(tmp_path: Path) 
 
 def test_a_node_without_an_admin_port_loads_no_http_server() -> None:
     program = (
-        "import sys, rlog.cli.serve, rlog.node.production\n"
+        "import sys, rlog.cli.serve, rlog.node.process\n"
         "found = {'aiohttp', 'prometheus_client'} & set(sys.modules)\n"
         "sys.exit(f'{found} imported' if found else 0)"
     )

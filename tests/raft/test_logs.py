@@ -5,8 +5,8 @@ from random import Random
 
 import pytest
 
+from rlog.generations import GenerationTable
 from rlog.raft.effects import Cut, Send, Write
-from rlog.raft.generation_table import GenerationTable
 from rlog.raft.messages import Append, AppendReply, Heartbeat, VoteReply, VoteRequest
 from rlog.raft.replica import RaftSettings, Replica
 from tests.raft.model import Batch, ModelLog

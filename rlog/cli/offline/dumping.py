@@ -12,9 +12,9 @@ from rlog.cli.offline.directory import DataDirectory
 from rlog.cli.offline.disk import read_file
 from rlog.cli.offline.segments import HEADER_BYTES, LENGTH_END, entries_of, scan_segment, why_bad
 from rlog.errors import CorruptBatch, UnsupportedCodec
+from rlog.generations import GenerationTable
 from rlog.log.anchor import anchor_name, decode_anchor
 from rlog.log.format import CODEC_NAMES
-from rlog.log.generations import GenerationTable
 from rlog.log.producers import producer_batches
 from rlog.log.segment import FILE_NAME, decode_index
 from rlog.log.settings import LogSettings

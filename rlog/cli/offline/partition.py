@@ -15,8 +15,8 @@ from rlog.cli.offline.disk import read_file
 from rlog.cli.offline.findings import Finding, Severity
 from rlog.cli.offline.segments import OFFSET_MAX, Scan, scan_segment, why_bad, why_wrong
 from rlog.errors import DataDirectoryError
+from rlog.generations import GenerationTable
 from rlog.log.anchor import anchor_name, decode_anchor
-from rlog.log.generations import GenerationTable
 from rlog.log.meta import PartitionMeta
 from rlog.log.recovery import Examined, Examiner
 from rlog.log.segment import FILE_NAME, decode_index, index_name, segment_name

@@ -11,7 +11,7 @@ from itertools import pairwise
 from crc32c import crc32c
 
 from rlog._core import SegmentIndex, iterate_batches, scan_batches
-from rlog.log.generations import GenerationTable
+from rlog.generations import GenerationTable
 
 OFFSET_MAX = 2**63 - 1
 HEADER_BYTES = 61

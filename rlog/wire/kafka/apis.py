@@ -57,16 +57,3 @@ NAMES: Final[dict[int, str]] = {
     DESCRIBE_NODE: "DescribeNode",
     RLOG_PRODUCE: "RlogProduce",
 }
-
-# Versions that rlog's own client sends.
-CLIENT_VERSIONS: Final[dict[int, int]] = {
-    PRODUCE: 7,
-    FETCH: 11,
-    LIST_OFFSETS: 4,
-    METADATA: 8,
-    API_VERSIONS: 2,
-    DELETE_RECORDS: 1,
-    INIT_PRODUCER_ID: 1,
-    DESCRIBE_NODE: 0,
-    RLOG_PRODUCE: 0,
-}

@@ -17,7 +17,6 @@ NOT_ENOUGH_REPLICAS: Final = 19  # refused before the append
 INVALID_REQUIRED_ACKS: Final = 21
 INVALID_TIMESTAMP: Final = 32  # a producer claims the leader's clock
 UNSUPPORTED_VERSION: Final = 35
-INVALID_REQUEST: Final = 42
 OUT_OF_ORDER_SEQUENCE_NUMBER: Final = 45  # fatal to an idempotent producer
 DUPLICATE_SEQUENCE_NUMBER: Final = 46  # success to clients
 INVALID_PRODUCER_EPOCH: Final = 47
