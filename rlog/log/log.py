@@ -550,17 +550,12 @@ class PartitionLog:
             start = end
         return start
 
-    def find_time(self, timestamp_ms: int, *, end_max: int) -> tuple[int, int] | None:
-        """(offset, timestamp) of the first record below `end_max` at `timestamp_ms` or later; None: there is
-        none. Raises CorruptLog, and CorruptBatch for records that do not parse, or decompress to too much.
-        """
-        step = TimeStep(None, self.start_offset)
-        while step.found is None and step.next_offset < end_max:
-            step = self.search_time(timestamp_ms, start=step.next_offset, end_max=end_max)
-        return step.found
-
     def search_time(self, timestamp_ms: int, *, start: int, end_max: int) -> TimeStep:
-        """One step of it, from `start` or the log's start on: it reads one interval of the index at most."""
+        """One step of the search for the first record below `end_max` at `timestamp_ms` or later, at or
+        past `start` and the log's start. It reads one interval of the index at most.
+
+        Raises CorruptLog, and CorruptBatch for records that do not parse, or decompress to too much.
+        """
         start = max(start, self.start_offset)
         segments = self.segments_from(start)
         return search_interval(self._walk, segments, timestamp_ms, start, min(end_max, self.end_offset))

@@ -39,6 +39,7 @@ from rlog.node.append_clock import AppendClock
 from rlog.node.batch_checks import SEQUENCES, check_follows, check_holds
 from rlog.node.commit_timer import CommitTimer
 from rlog.node.deletion import DeleteDone, DeleteResult, Deletions
+from rlog.node.hwm_waits import HwmWait, HwmWaits
 from rlog.node.leadership import Leadership
 from rlog.node.serving import Found, TimeAnswer
 from rlog.observe.counters import PartitionCounters
@@ -59,21 +60,6 @@ logger = logging.getLogger("rlog.node")
 
 # A replica that lags more than this is not reported as in sync.
 IN_SYNC_LAG_RECORDS_MAX = 1_000_000
-
-
-class HwmWait:
-    """Returned by `wait_hwm`."""
-
-    __slots__ = ("_partition", "above", "callback")
-
-    def __init__(self, partition: Partition, above: int, callback: Callable[[], None]) -> None:
-        self._partition = partition
-        self.above = above
-        self.callback = callback
-
-    def cancel(self) -> None:
-        """The callback is not called after this."""
-        self._partition.forget_wait(self)
 
 
 class Partition:
@@ -105,7 +91,7 @@ class Partition:
         self._acknowledgements = Acknowledgements(self.counters)
         # What acks=1 waits for.
         self._acks_floor: Waited = driver.config.topic(topic).acks_floor
-        self._hwm_waits: dict[HwmWait, None] = {}
+        self._hwm_waits = HwmWaits()
         self.deletions = Deletions()
 
     # ------------------------------------------------------------------------------------------- queries
@@ -455,22 +441,8 @@ class Partition:
 
     def wait_hwm(self, above: int, callback: Callable[[], None]) -> HwmWait:
         """Call back once when the high-water mark is above `above`, leadership is lost, or the node stops."""
-        wait = HwmWait(self, above, callback)
-        if self.replica.hwm > above or not self.is_leader:
-            callback()
-        else:
-            self._hwm_waits[wait] = None
-        return wait
-
-    def forget_wait(self, wait: HwmWait) -> None:
-        self._hwm_waits.pop(wait, None)
-
-    def _wake_readers(self, hwm: int | None) -> None:
-        """All of them when `hwm` is None."""
-        for wait in [wait for wait in self._hwm_waits if hwm is None or wait.above < hwm]:
-            if wait in self._hwm_waits:  # an earlier callback may have cancelled it
-                del self._hwm_waits[wait]
-                wait.callback()
+        is_over = self.replica.hwm > above or not self.is_leader
+        return self._hwm_waits.wait(above, callback, is_over=is_over)
 
     # -------------------------------------------------------------------- inputs, from the node's machinery
 
@@ -532,7 +504,7 @@ class Partition:
             self.driver.counters.disk_errors["log"] += 1
             self._give_up_waiters(codes.KAFKA_STORAGE_ERROR, reason)
             self._feed(self.replica.storage_failed, reason)
-            self._wake_readers(None)
+            self._hwm_waits.wake()
 
     # ---------------------------------------------------------------------- effects, carried out by Driver
 
@@ -540,20 +512,20 @@ class Partition:
         self.log.committed(hwm)
         self.commit_timer.committed(hwm)
         self._acknowledge()
-        self._wake_readers(hwm)
+        self._hwm_waits.wake(hwm)
 
     def role_changed(self, role: Role, reason: str) -> None:
         self.append_clock.forget()
         if role is not Role.LEADER:
             self.commit_timer.forget()
             self._give_up_waiters(codes.NOT_LEADER_OR_FOLLOWER, reason)
-            self._wake_readers(None)
+            self._hwm_waits.wake()
 
     def stop(self, reason: str) -> None:
         """Answer everybody; nothing is taken any more."""
         self.fenced = self.fenced or reason
         self._give_up_waiters(codes.NOT_LEADER_OR_FOLLOWER, reason)
-        self._wake_readers(None)
+        self._hwm_waits.wake()
 
     def invariant_broken(self, reason: str, *, exc_info: bool = False) -> None:
         """A bug: the partition never proceeds."""
@@ -563,7 +535,7 @@ class Partition:
             # The group's fate is not known for certain any more: it may be half appended.
             self.fenced = self.fenced or f"invariant broken: {reason}"
             self._give_up_waiters(codes.REQUEST_TIMED_OUT, reason)
-            self._wake_readers(None)
+            self._hwm_waits.wake()
 
     def _say(self, level: int, event: str, reason: str, *, exc_info: bool = False) -> None:
         node_id = self.replica.node_id

@@ -25,6 +25,7 @@ from rlog.log.log import PartitionLog
 from rlog.log.producers import ProducerTable
 from rlog.log.settings import LogSettings
 from rlog.log.storage import Storage
+from rlog.log.time_search import TimeStep
 
 if TYPE_CHECKING:
     from rlog._core import Compression
@@ -173,3 +174,11 @@ def first_at(data: bytes, timestamp_ms: int, start: int = 0) -> tuple[int, int] 
         if record.timestamp_ms >= timestamp_ms:
             return record.offset, record.timestamp_ms
     return None
+
+
+def find(log: PartitionLog, timestamp_ms: int, *, end_max: int) -> tuple[int, int] | None:
+    """(offset, timestamp) of the first record below `end_max` that late, step by step as a node searches."""
+    step = TimeStep(None, log.start_offset)
+    while step.found is None and step.next_offset < end_max:
+        step = log.search_time(timestamp_ms, start=step.next_offset, end_max=end_max)
+    return step.found

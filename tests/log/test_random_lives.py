@@ -13,6 +13,7 @@ from tests.log.storage_kit import (
     NAME,
     check_indexes,
     contents,
+    find,
     first_at,
     make_span,
     open_storage,
@@ -148,7 +149,7 @@ class RandomLife:
         assert log.producers == rebuilt_producers(iterate_batches(written, verify=False)), "SAFETY 13"
         check_indexes(log, self.settings)
         moment = self.random.randint(0, 60)
-        assert log.find_time(moment, end_max=log.end_offset) == first_at(written, moment, log.start_offset)
+        assert find(log, moment, end_max=log.end_offset) == first_at(written, moment, log.start_offset)
 
     def power_cut(self) -> None:
         self.disk.power_cut()

@@ -19,6 +19,7 @@ from tests.log.storage_kit import (
     SMALL,
     check_indexes,
     contents,
+    find,
     first_at,
     make_span,
     open_storage,
@@ -158,25 +159,25 @@ def test_a_log_finds_the_first_record_from_every_start(rising: bool) -> None:
     check_indexes(log, SMALL)
     data = contents(log)
     for moment in range(0, 1000, 7):
-        assert log.find_time(moment, end_max=log.end_offset) == first_at(data, moment)
+        assert find(log, moment, end_max=log.end_offset) == first_at(data, moment)
         start = 37 * moment % log.end_offset
         step = log.search_time(moment, start=start, end_max=log.end_offset)
         if step.found is None:  # one that is late enough lies before the start, in the same interval
             step = log.search_time(moment, start=step.next_offset, end_max=log.end_offset)
         assert step.found == first_at(data, moment, start)
-    assert log.find_time(10**6, end_max=log.end_offset) is None
+    assert find(log, 10**6, end_max=log.end_offset) is None
 
 
 def test_a_search_ends_at_the_bound_and_begins_at_the_logs_start() -> None:
     log = random_log(6, rising=True)
-    assert log.find_time(100, end_max=100) is None
-    assert log.find_time(100, end_max=104) == (100, 100)
-    assert log.find_time(100, end_max=1 << 60) == (100, 100)
+    assert find(log, 100, end_max=100) is None
+    assert find(log, 100, end_max=104) == (100, 100)
+    assert find(log, 100, end_max=1 << 60) == (100, 100)
     log.committed(log.end_offset)
     log.trim(50)  # within a batch
-    assert log.find_time(3, end_max=log.end_offset) == (50, 50)
+    assert find(log, 3, end_max=log.end_offset) == (50, 50)
     log.trim(log.end_offset)
-    assert log.find_time(3, end_max=log.end_offset) is None
+    assert find(log, 3, end_max=log.end_offset) is None
 
 
 class CountingDisk(MemoryDisk):
@@ -203,10 +204,10 @@ def test_a_search_reads_one_interval_and_no_more() -> None:
     batch = make_span(0, 1, records=4, size=60).size
     for moment in range(0, log.end_offset, 11):
         disk.read_bytes = 0
-        assert log.find_time(moment, end_max=log.end_offset) == (moment, moment)
+        assert find(log, moment, end_max=log.end_offset) == (moment, moment)
         assert 0 < disk.read_bytes <= 2 * (SMALL.index_interval_bytes + batch)
     disk.read_bytes = 0
-    assert log.find_time(log.end_offset, end_max=log.end_offset) is None
+    assert find(log, log.end_offset, end_max=log.end_offset) is None
     assert disk.read_bytes == 0, "no index says that there is one"
 
 
@@ -223,8 +224,8 @@ def test_lying_headers_cost_a_step_each_and_hide_nothing() -> None:
         steps += 1
         assert found is None
     assert steps == sum(len(segment.index) for segment in log._segments)
-    assert log.find_time(49, end_max=log.end_offset) == (196, 49)
-    assert log.find_time(1000, end_max=log.end_offset) is None
+    assert find(log, 49, end_max=log.end_offset) == (196, 49)
+    assert find(log, 1000, end_max=log.end_offset) is None
 
 
 def test_the_index_file_holds_the_times() -> None:
@@ -252,5 +253,5 @@ def test_rot_under_a_search_quarantines_the_log() -> None:
         settle(storage)
     disk.flip(f"/data/partitions/{NAME}/{0:020}.log", 8 * 100)
     with pytest.raises(CorruptLog, match="cannot be read"):
-        log.find_time(0, end_max=log.end_offset)
+        find(log, 0, end_max=log.end_offset)
     assert log.damage is not None
