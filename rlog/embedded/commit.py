@@ -5,34 +5,58 @@ its own thread; the GIL is free meanwhile, so others join the next group. When t
 wakes one of those, which leads that group, and then everybody of its own. There is no timer, and no thread of
 our own: alone, an append costs no change of threads.
 
-Interrupts. Python runs signal handlers between any two steps of the main thread. A KeyboardInterrupt that
-comes while the disk works, or while another thread leads, is raised once the fate of the append is known. One
-that hits the few steps in between leaves the log in memory in a state that nobody knows: then it is fenced,
-as after a disk error, and what was acknowledged is found again by reopening.
+Interrupts. Python runs signal handlers between any two steps of the main thread, and what they raise may come
+anywhere. It leaves the log as usable as it was, by these rules:
+
+* What decides is shared state, changed by single steps: a record has joined or has not, a call leads or does
+  not. Nothing is looked up in variables of the call that was interrupted.
+* Once the group is taken, an interrupt is kept, and raised when the fate of the append is known. Where it hit
+  the middle of the leader's own steps, what memory holds is worth nothing: the files are opened anew, as
+  after a crash but without giving the lock away, and what they lack of the group is written again.
+* A call that is interrupted before that leaves its place in order: its record may have joined, and is written
+  with the next group; who was to be woken is woken.
+
+So whoever catches KeyboardInterrupt goes on with the log, and finds out by reading whether that one append is
+in it. Only what interrupts the handling of an interrupt, several times within microseconds, is not provided
+for.
 """
 
 import threading
 from collections.abc import Callable, Iterable
+from typing import Final
 
 from rlog.embedded.writer import Group, Job, Writer
-from rlog.errors import OffsetConflict, RlogError
+from rlog.errors import OffsetConflict, RlogError, StorageFailed
+
+Wake = Callable[[], object]
+
+RETAKES_MAX: Final = 8  # what fails as often is no interrupt
 
 
 class GroupCommit:
-    """mutex guards the writer and everything here; nobody does I/O under it.
+    """mutex guards the writer and everything here; nobody does I/O under it, but to mend.
 
-    is_busy: somebody leads, or was told to. taken: the group of whoever leads. is_closed: nothing joins any
-    more. changed: flushed further, idle, closed or fenced; signalled while somebody is `watching`.
+    leader: what wakes the call that leads, or that was told to; None: nobody does. taken: the group that the
+    leader brings to disk; where there is no leader, what an interrupted one has left. ended: groups of which
+    somebody may have to be woken yet. is_closed: nothing joins any more. changed: flushed further, idle,
+    closed or fenced; signalled while somebody is `watching`.
     """
 
     def __init__(self, writer: Writer) -> None:
         self.mutex = threading.Lock()
         self.is_closed = False
         self._writer = writer
-        self._is_busy = False
+        self._leader: Wake | None = None
         self._taken: Group | None = None
+        self._ended: list[Group] = []
         self._changed = threading.Condition(self.mutex)
         self._watching = 0
+
+    @property
+    def is_torn(self) -> bool:
+        """Whether an interrupt has left what the writer holds in memory half changed."""
+        taken = self._taken
+        return taken is not None and not taken.is_done and taken is not self._writer.open
 
     # ---- changing the log
 
@@ -41,124 +65,171 @@ class GroupCommit:
 
         Returns where the log ended before, the offset of the first record added; and the group.
         """
+        ticket = threading.Lock()
+        wake = ticket.release
         try:
-            with self.mutex:
-                if self.is_closed:
-                    raise self._writer.closed()
-                self._writer.check(expect_offset)
-                offset = self._writer.end_offset
-                group, job, ticket = None, None, None
-                try:
+            try:
+                with self.mutex:
+                    if self.is_closed:
+                        raise self._writer.closed()
+                    self._writer.check(expect_offset)
+                    offset = self._writer.end_offset
                     group = join()
-                    if self._is_busy:
-                        ticket = self._wait_with(group)
-                    else:
-                        job = self._take(group)
-                except BaseException as error:
-                    self._refused(error, offset, group)
-                    raise
-        except OffsetConflict:
-            self._settle_others()
+                    self._come(ticket, wake, group)
+            except OffsetConflict:
+                self._settle_others(ticket, wake)
+                raise
+            self._settle(ticket, wake, group)
+        except BaseException:
+            while True:
+                try:
+                    self._leave(wake)
+                    break
+                except BaseException:  # a second interrupt: nobody may be left asleep
+                    continue
             raise
-        self._settle(group, ticket, job)
         return offset, group
 
-    def _take(self, group: Group) -> Job | None:
-        """The caller leads: its first job."""
-        self._is_busy = True
-        self._taken = group
-        return self._writer.take()
+    def _come(self, ticket: threading.Lock, wake: Wake, group: Group) -> None:
+        """The caller leads if nobody does; else it waits with `group`, until that is done or is to be led."""
+        if self._leader is None:
+            self._leader = wake
+        else:
+            ticket.acquire()
+            group.waiters.append(wake)
 
-    def _wait_with(self, group: Group) -> threading.Lock:
-        """A ticket to wait with until `group` is done, or is to be led: locked until then."""
-        ticket = threading.Lock()
-        ticket.acquire()
-        group.waiters.append(ticket.release)
-        return ticket
-
-    def _refused(self, error: BaseException, end_offset: int, group: Group | None) -> None:
-        """A record was refused; or else an interrupt, or a failure, came when it had joined, perhaps half."""
-        if group is not None or not self._writer.ends_at(end_offset):
-            if self._taken is group:
-                self._taken = None
-            self._fence(error)
-
-    def _settle_others(self) -> None:
+    def _settle_others(self, ticket: threading.Lock, wake: Wake) -> None:
         """Who lost the race for an offset reads on from there: what won it must be on disk by then."""
         with self.mutex:
             group = self._taken if self._writer.open.is_empty else self._writer.open
             if group is None:
                 return
-            ticket = self._wait_with(group)
-        self._settle(group, ticket, None, is_member=False)
+            self._come(ticket, wake, group)
+        self._settle(ticket, wake, group, is_member=False)
 
-    def _settle(
-        self, group: Group, ticket: "threading.Lock | None", job: Job | None, *, is_member: bool = True
-    ) -> None:
+    def _settle(self, ticket: threading.Lock, wake: Wake, group: Group, *, is_member: bool = True) -> None:
         """Return when `group` is on disk: lead it, or wait for that. Raises why it is not."""
-        interrupt = None
-        if ticket is not None:
-            interrupt = _wait(ticket)
-            if not group.is_done:
-                interrupt = self._lead(group, None) or interrupt
-        else:
-            interrupt = self._lead(group, job)
+        interrupt: BaseException | None = None
+        while self._leader is not wake and not group.is_done:
+            try:
+                ticket.acquire()
+            except BaseException as error:
+                interrupt = error
+        if self._leader is wake:
+            interrupt = self._lead(wake, group) or interrupt
         if interrupt is not None:
             raise interrupt
         if group.error is not None:
             raise self._writer.error_of(group.error, is_written=group.is_written and is_member)
 
-    # ---- leading
-
-    def _lead(self, group: Group, job: Job | None) -> BaseException | None:
-        """Run the jobs of `group`, of which `job` is the first where it was taken already, then hand the lead
-        on. Returns an interrupt that came meanwhile.
-        """
-        interrupt = None
-        try:
-            if job is None:
-                with self.mutex:
-                    if group is self._writer.open:  # and no fence has failed it meanwhile
-                        job = self._take(group)
-            while job is not None:
-                interrupt = _run(job) or interrupt
-                with self.mutex:
-                    job = self._writer.job_done(job)
-        except BaseException as error:  # a failed disk, or an interrupt in the middle of our own steps
-            with self.mutex:
-                self._fence(error)
-            group.error = error
-            interrupt = None if isinstance(error, RlogError) else error
-        try:
-            self._finish(group)
-        except BaseException as error:  # an interrupt: nobody may be left asleep
-            self._finish(group)
-            interrupt = error
-        return interrupt
-
-    def _finish(self, group: Group) -> None:
-        """Wake who leads next, then everybody of this group. May be called twice."""
+    def _leave(self, wake: Wake) -> None:
+        """The caller goes, wherever an error or an interrupt met it. May be called again."""
         with self.mutex:
-            group.is_done = True
-            if self._taken is group:
-                self._taken = None
-                self._is_busy = not self._writer.open.is_empty
-            if self._is_busy and self._taken is None:
-                _wake(self._writer.open.waiters[:1])
+            open_group = self._writer.open
+            for group in (self._taken, open_group):
+                if group is not None and wake in group.waiters:
+                    group.waiters.remove(wake)
+            if self._leader is wake:
+                if self._writer.failure is not None:
+                    self._fence(self._writer.failure)
+                self._hand_on()
+            elif self._leader is not None:
+                _wake([self._leader])
+            self._wake_ended()
             if self._watching:
                 self._changed.notify_all()
-        _wake(group.waiters)
+
+    # ---- leading
+
+    def _lead(self, wake: Wake, group: Group) -> BaseException | None:
+        """Bring groups to disk until `group` is, then hand the lead on. Returns an interrupt that came
+        meanwhile.
+        """
+        interrupt = None
+        retakes = 0
+        while not group.is_done:
+            job = None
+            try:
+                with self.mutex:
+                    job = self._begin()
+                while job is not None:
+                    interrupt = _run(job) or interrupt
+                    with self.mutex:
+                        job = self._writer.job_done(job)
+                self._finish(group)
+            except RlogError as error:
+                self._fail(error)
+            except BaseException as error:
+                interrupt = error
+                retakes += 1
+                if job is not None and job.finished and job.error:  # SAFETY 15: no interrupt hides it
+                    self._fail(StorageFailed.of(self._writer.name, job.error_operation, job.error))
+                elif retakes > RETAKES_MAX:
+                    self._fail(error)
+        if self._leader is wake:
+            with self.mutex:
+                self._hand_on()
+                if self._watching:
+                    self._changed.notify_all()
+        return interrupt
+
+    def _begin(self) -> Job | None:
+        """The first job of the open group, or of one whose taking was interrupted. The mutex is held."""
+        if self.is_torn:
+            assert self._taken is not None
+            return self._writer.retake(self._taken)
+        self._taken = self._writer.open
+        return self._writer.take()
+
+    def _finish(self, own: Group) -> None:
+        """The group taken is on disk. Wake who leads next, if the leader's own group is, then everybody."""
+        with self.mutex:
+            group = self._taken
+            assert group is not None
+            group.is_done = True
+            self._ended.append(group)
+            self._taken = None
+            if own.is_done:
+                self._hand_on()
+            self._wake_ended()
+            if self._watching:
+                self._changed.notify_all()
+
+    def _hand_on(self) -> None:
+        """Whoever waits longest leads from now on; nobody, where nobody waits."""
+        waiters = self._writer.open.waiters
+        if self.is_torn:
+            assert self._taken is not None
+            waiters = self._taken.waiters or waiters
+        else:
+            self._taken = None
+        self._leader = waiters[0] if waiters else None
+        _wake(waiters[:1])
+
+    def _fail(self, error: BaseException) -> None:
+        with self.mutex:
+            self._fence(error)
 
     def _fence(self, error: BaseException) -> None:
-        """Nothing more is written, and what waits for its turn is told so. The mutex is held."""
-        group = self._writer.fence(error)
-        group.error = error
-        group.is_done = True
-        if self._taken is None:
-            self._is_busy = False  # who was told to lead finds the group done
+        """Nothing more is written, and who waits is told so. May be called again."""
+        writer = self._writer
+        if writer.failure is None:
+            writer.failure = error
+        for group in (self._taken, writer.open):
+            if group is not None and not group.is_done:
+                group.error = error
+                group.is_done = True
+                self._ended.append(group)
+        self._taken = None
+        writer.fence(error)
         if self._watching:
             self._changed.notify_all()
-        _wake(group.waiters)
+        self._wake_ended()
+
+    def _wake_ended(self) -> None:
+        for group in self._ended:
+            _wake(group.waiters)
+        self._ended.clear()
 
     # ---- waiting
 
@@ -176,7 +247,7 @@ class GroupCommit:
         with self.mutex:
             self.is_closed = True
             self._changed.notify_all()
-        self.wait_until(lambda: not self._is_busy, None)
+        self.wait_until(lambda: self._leader is None, None)
 
 
 def _run(job: Job) -> BaseException | None:
@@ -190,20 +261,9 @@ def _run(job: Job) -> BaseException | None:
     return None
 
 
-def _wait(ticket: threading.Lock) -> BaseException | None:
-    """Wait until `ticket` is released. Returns an interrupt that came meanwhile."""
-    interrupt = None
-    while True:
-        try:
-            ticket.acquire()
-            return interrupt
-        except BaseException as error:
-            interrupt = error
-
-
-def _wake(waiters: Iterable[Callable[[], object]]) -> None:
+def _wake(waiters: Iterable[Wake]) -> None:
     for wake in waiters:
         try:
             wake()
         except RuntimeError:
-            pass  # woken before, when an interrupt came in the middle of it
+            pass  # it is awake: woken before an interrupt, or never asleep

@@ -100,7 +100,8 @@ class Log:
         appends. Should it end elsewhere: OffsetConflict, and what others appended can be read by then.
 
         Raises BatchTooLarge, TypeError, LogClosed, ForkedProcess: nothing was stored. StorageFailed: the disk
-        failed; `outcome` says whether the record may be stored, and the log takes no more.
+        failed; `outcome` says whether the record may be stored, and the log takes no more. KeyboardInterrupt,
+        or whatever else a signal handler raises: the record may be stored, and the log goes on.
         """
         self._check_process()
         if timestamp_ms is None:
@@ -211,12 +212,12 @@ class Log:
         Raises LogClosed when the log is closed meanwhile, StorageFailed when no record can come any more.
         """
         self.check_readable()
-        log, commit, writer = self._store.log, self._commit, self._writer
+        commit, writer = self._commit, self._writer
         commit.wait_until(
-            lambda: log.flushed_offset > offset or commit.is_closed or writer.failure is not None,
+            lambda: self.end_offset > offset or commit.is_closed or writer.failure is not None,
             None if timeout_ms is None else timeout_ms / 1000,
         )
-        if log.flushed_offset > offset:
+        if self.end_offset > offset:
             return True
         self.check_readable()
         if writer.failure is not None:
@@ -232,7 +233,7 @@ class Log:
         def more() -> bool:
             self._commit.wait_until(
                 lambda: (
-                    self._store.log.flushed_offset > reader.offset
+                    self.end_offset > reader.offset
                     or self._commit.is_closed
                     or self._writer.failure is not None
                 ),
@@ -240,7 +241,7 @@ class Log:
             )
             if self._commit.is_closed:
                 return False
-            if self._store.log.flushed_offset <= reader.offset and self._writer.failure is not None:
+            if self.end_offset <= reader.offset and self._writer.failure is not None:
                 raise self._writer.error_of(self._writer.failure, is_written=False)
             return True
 
@@ -274,10 +275,15 @@ class Log:
             return
         self._commit.close()
         with self._closing:
-            if not self._is_released:
+            if self._is_released:
+                return
+            try:
                 self._is_released = True
                 lifetime.closed(self)
-                self._store.close()
+                if not self._commit.is_torn:
+                    self._store.close()
+            finally:
+                self._store.drop()
 
     end = close
 

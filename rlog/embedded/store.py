@@ -14,6 +14,7 @@ from rlog.errors import ConfigurationError, CorruptLog
 from rlog.log.directory import check_directory
 from rlog.log.log import PartitionLog
 from rlog.log.segment import Segment, segment_name
+from rlog.log.settings import LogSettings
 from rlog.log.storage import EMBEDDED, PARTITIONS, Storage
 
 logger = logging.getLogger("rlog.embedded")
@@ -26,10 +27,11 @@ class Store:
     log.
     """
 
-    def __init__(self, path: str, storage: Storage) -> None:
+    def __init__(self, path: str, storage: Storage, settings: LogSettings) -> None:
         self.path = path
         self.name = os.path.basename(path)
         self.storage = storage
+        self._settings = settings
         self.log: PartitionLog = storage.logs[PARTITION]
 
     @staticmethod
@@ -53,7 +55,7 @@ class Store:
             settings=world.log_settings,
             kind=EMBEDDED,
         )
-        store = Store(directory, storage)
+        store = Store(directory, storage, world.log_settings)
         try:
             store._judge()
         except BaseException:
@@ -83,6 +85,19 @@ class Store:
             )
             log.clear_suspect()
             self.storage.meta.flush()
+
+    def reopen(self) -> None:
+        """Forget what memory holds, as a crash does, and open the files again; the lock is kept. Blocking.
+
+        No job may be under way. Raises as open(); may be called again after whatever ended it.
+        """
+        self.storage = self.storage.reopen(self._settings)
+        self.log = self.storage.logs[PARTITION]
+        self._judge()
+
+    def drop(self) -> None:
+        """Close the files and unlock, recording nothing: the next opening recovers. Idempotent."""
+        self.storage.drop()
 
     def close(self) -> None:
         """Orderly, blocking; no job may be under way. Raises StorageFailed, with everything closed."""

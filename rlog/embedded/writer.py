@@ -14,6 +14,8 @@ not as *no*.
 """
 
 from collections.abc import Callable
+from functools import partial
+from itertools import repeat
 from typing import Final
 
 from rlog._core import BatchBuilder, DiskJob, Span, WriteRound
@@ -40,21 +42,22 @@ HOUSEKEEPING_S: Final = 1.0  # while appending, retention is looked at and water
 class Group:
     """Appends that share one write and one fdatasync.
 
-    builders: its batches, from start_offset on. shared: the one of them that further single records may join.
+    batches: (first offset, builder) of each, from start_offset on. shared: the last of them, if further
+    single records may join it. spans: of the batches, in their order, once it is taken.
     append_time_ms: the time of its records, where the log stamps them; else -1.
-    trim_to: delete what is below it, if that is above the log's start. is_empty: nobody asked for anything.
+    trim_to: delete what is below it, if that is above the log's start; or None.
     waiters: to be called once `is_done`; the first one also to be told that it leads. is_written: its bytes
     may have reached the disk. error: why it failed, or None.
     """
 
     __slots__ = (
         "append_time_ms",
-        "builders",
+        "batches",
         "error",
         "is_done",
-        "is_empty",
         "is_written",
         "shared",
+        "spans",
         "start_offset",
         "trim_to",
         "waiters",
@@ -62,30 +65,44 @@ class Group:
 
     def __init__(self, start_offset: int) -> None:
         self.start_offset = start_offset
-        self.builders: list[BatchBuilder] = []
+        self.batches: list[tuple[int, BatchBuilder]] = []
         self.shared: BatchBuilder | None = None
+        self.spans: list[Span] = []
         self.append_time_ms = -1
-        self.trim_to = 0
+        self.trim_to: int | None = None
         self.waiters: list[Callable[[], object]] = []
-        self.is_empty = True
         self.is_written = False
         self.is_done = False
         self.error: BaseException | None = None
+
+    @property
+    def end_offset(self) -> int:
+        """The offset after its last record."""
+        if not self.batches:
+            return self.start_offset
+        offset, builder = self.batches[-1]
+        return offset + builder.count
+
+    @property
+    def is_empty(self) -> bool:
+        """Nobody asked for anything."""
+        return not self.batches and self.trim_to is None
 
 
 class Writer:
     """waits: whoever runs a job waits for it, so a round may take the short way, and be no DiskJob.
 
-    end_offset: of everything added. open: the group that records join. failure: why nothing more is
-    written, or None.
+    name: of the log. open: the group that records join. failure: why nothing more is written, or None.
     """
 
     def __init__(self, store: Store, settings: Settings, world: World, *, waits: bool) -> None:
         self._monotonic_s = world.monotonic_s
         self._wall_clock_ms = world.wall_clock_ms
         self._waits = waits
+        self._store = store
         self._storage = store.storage
         self._log = store.log
+        self.name = store.name
         self._path = store.path
         self._settings = settings
         self._metas_job = False
@@ -94,15 +111,16 @@ class Writer:
         self._uptime = world.uptime
         stamps = settings.timestamp_type == "append"
         self._append_time_ms = self._log.last_append_time_ms() if stamps else -1
-        saved = self._storage.meta.state.clock
-        self._retention_clock = RetentionClock(
-            ClockReading(*saved) if saved is not None else None, is_new=self._log.end_offset == 0
-        )
-        self.end_offset = self._log.end_offset
-        self.open = Group(self.end_offset)
+        self._retention_clock = self._clock_of_meta()
+        self.open = Group(self._log.end_offset)
         self.failure: BaseException | None = None
 
-    # ---- joining the open group
+    @property
+    def end_offset(self) -> int:
+        """Of everything that joined a group."""
+        return self.open.end_offset
+
+    # ---- joining the open group: by one step each, so that an interrupt comes before it or after
 
     def check(self, expect_offset: int | None) -> None:
         """May something be added now, at that offset? Raises OffsetConflict, or what fenced the log."""
@@ -119,12 +137,6 @@ class Writer:
     def closed(self) -> LogClosed:
         return LogClosed(f"{self._path} was closed: open it again")
 
-    def ends_at(self, offset: int) -> bool:
-        """Whether nothing was added, not even half, since the log ended at `offset`."""
-        group = self.open
-        counted = group.start_offset + sum(builder.count for builder in group.builders)
-        return self.end_offset == offset == counted
-
     def add(self, value: bytes | None, key: bytes | None, headers: Headers, timestamp_ms: int) -> Group:
         """One record, in a batch that it may share. Raises TypeError, BatchTooLarge; it is not added then."""
         group = self.open
@@ -132,55 +144,86 @@ class Writer:
         if builder is None or not builder.append(value, key, headers, timestamp_ms):
             builder = self._settings.builder()
             builder.append(value, key, headers, timestamp_ms)
-            group.builders.append(builder)
+            group.shared = None  # never one that is not the last
+            group.batches.append((group.end_offset, builder))
             group.shared = builder
-        self.end_offset += 1
-        group.is_empty = False
         return group
 
     def add_batches(self, builders: list[BatchBuilder]) -> Group:
         """Batches that nothing else joins; each holds at least one record."""
         group = self.open
-        group.builders += builders
-        group.shared = None
+        batches = []
+        offset = group.end_offset
         for builder in builders:
-            self.end_offset += builder.count
-        group.is_empty = False
+            batches.append((offset, builder))
+            offset += builder.count
+        group.shared = None
+        group.batches += batches
         return group
 
     def trim(self, offset: int) -> Group:
         """Delete what is below `offset`, which is at or below what is flushed."""
         group = self.open
-        group.trim_to = max(group.trim_to, offset)
-        group.is_empty = False
+        group.trim_to = max(group.trim_to or 0, offset)
         return group
 
     # ---- bringing a group to disk
 
     def take(self) -> Job | None:
         """Close the open group and queue its batches for the disk. Returns the first job."""
-        group, log = self.open, self._log
-        self.open = Group(self.end_offset)
+        group = self.open
+        self.open = Group(group.end_offset)
         group.is_written = True
-        if group.trim_to:
+        return self._begin(group)
+
+    def retake(self, group: Group) -> Job | None:
+        """Go on with a group of which nobody knows how far it came: somebody was interrupted. Blocking.
+
+        The files are opened anew, and what they do not hold is queued. Raises what opening does, and the
+        error that was final before (SAFETY 15).
+        """
+        failed = self._log.failed or self._storage.failed
+        if failed is not None:
+            raise failed
+        self._store.reopen()
+        self._storage, self._log = self._store.storage, self._store.log
+        self._metas_job = self._watermarks_job = False
+        self._retention_clock = self._clock_of_meta()
+        return self._begin(group)
+
+    def _begin(self, group: Group) -> Job | None:
+        log = self._log
+        if group.trim_to is not None:
             self._trim(group.trim_to)
-        if self._settings.timestamp_type == "append":
+        if self._settings.timestamp_type == "append" and group.append_time_ms < 0:
             # It never falls: what was appended after a moment is one suffix of the log.
             self._append_time_ms = max(self._append_time_ms, self._wall_clock_ms())
             group.append_time_ms = self._append_time_ms
-        spans, end = [], log.end_offset
-        for builder in group.builders:
-            spans.append(Span.of_builder(builder, end, GENERATION, append_time_ms=group.append_time_ms))
-            end = spans[-1].end_offset
-        if end != self.end_offset:
-            raise InvariantBroken(f"{self._path}: records up to {end}, and offsets up to {self.end_offset}")
-        if self._waits and len(spans) == 1 and not group.trim_to:
+        self._build(group)
+        spans = [span for span in group.spans if span.base_offset >= log.end_offset]
+        start = spans[0].base_offset if spans else group.end_offset
+        if start != log.end_offset:
+            raise InvariantBroken(f"{self._path}: records from {start} on, and a log up to {log.end_offset}")
+        if self._waits and len(spans) == 1 and group.trim_to is None:
             writing = log.write_through(spans[0])
             if writing is not None:
                 return writing
         for span in spans:
             log.append(span)
         return self.next_job()
+
+    def _build(self, group: Group) -> None:
+        """Stamp its batches. Each is built once, and its span kept by the same step: no Python in between."""
+        batches = group.batches[len(group.spans) :]
+        of_builder = partial(Span.of_builder, append_time_ms=group.append_time_ms)
+        group.spans.extend(
+            map(
+                of_builder,
+                [builder for _, builder in batches],
+                [offset for offset, _ in batches],
+                repeat(GENERATION),
+            )
+        )
 
     def next_job(self) -> DiskJob | None:
         """What to run next; None when everything taken is flushed."""
@@ -221,6 +264,11 @@ class Writer:
             self._log.flush_done(job)
         return self.next_job()
 
+    def _clock_of_meta(self) -> RetentionClock:
+        saved = self._storage.meta.state.clock
+        reading = ClockReading(*saved) if saved is not None else None
+        return RetentionClock(reading, is_new=self._log.end_offset == 0)
+
     def _retain(self) -> None:
         """Delete what the settings do not want kept."""
         settings, log = self._settings, self._log
@@ -246,7 +294,8 @@ class Writer:
         """
         if self.failure is None:
             self.failure = failure
-        group, self.open = self.open, Group(self.end_offset)
+        group = self.open
+        self.open = Group(group.end_offset)
         return group
 
     def error_of(self, failure: BaseException, *, is_written: bool) -> RlogError:

@@ -78,7 +78,7 @@ class Storage:
             lock = _take_lock(vfs, directory)
             try:
                 _check_format(vfs, directory, random, settings, kind)
-                return _open_locked(vfs, directory, lock, random, partitions, settings)
+                return _open_locked(vfs, directory, lock, partitions, settings)
             except BaseException:
                 lock.close()
                 raise
@@ -115,6 +115,23 @@ class Storage:
         finally:
             self._close_files()
             self._lock.unlock()
+
+    def reopen(self, settings: LogSettings) -> "Storage":
+        """What a crash and an opening would make of it, the lock being kept all the while. Blocking.
+
+        For an owner that does not know what state it is in; it takes what is returned instead, and no job may
+        be under way. Raises DataDirectoryError.
+        """
+        self._close_files()
+        try:
+            return _open_locked(self._vfs, self.directory, self._lock, list(self.logs), settings)
+        except (OSError, StorageFailed) as error:
+            raise refusal(self.directory, error) from error
+
+    def drop(self) -> None:
+        """Close every descriptor and unlock, recording nothing: the next opening recovers. Idempotent."""
+        self._close_files()
+        self._lock.unlock()
 
     def abandon(self) -> None:
         """Close every descriptor and write nothing, as if the process had ended; what a forked child does
@@ -170,7 +187,7 @@ def _take_lock(vfs: Vfs, directory: str) -> File:
 
 
 def _open_locked(
-    vfs: Vfs, directory: str, lock: File, random: Random, partitions: Sequence[str], settings: LogSettings
+    vfs: Vfs, directory: str, lock: File, partitions: Sequence[str], settings: LogSettings
 ) -> Storage:
     meta = Meta.load(vfs, directory, bytes_max=settings.meta_bytes_max)
     slots = Watermarks.load(vfs, directory)

@@ -12,8 +12,7 @@ import rlog
 from rlog._core import DiskJob
 from rlog.embedded import commit
 from rlog.embedded.log import Log
-from rlog.embedded.writer import Writer
-from rlog.errors import LogClosed, OffsetConflict, StorageFailed
+from rlog.errors import LogClosed, OffsetConflict
 from rlog.testing.disk import MemoryDisk
 from tests.embedded.kit import open_on, values_of
 
@@ -71,7 +70,7 @@ def until(condition: Callable[[], bool]) -> None:
 
 def queued(log: Log) -> int:
     """Records that joined the open group."""
-    return sum(builder.count for builder in log._writer.open.builders)
+    return log._writer.open.end_offset - log._writer.open.start_offset
 
 
 def test_who_meets_at_the_disk_shares_one_round(disk: SlowDisk) -> None:
@@ -321,39 +320,3 @@ def test_an_interrupt_while_another_leads_is_raised_once_the_record_is_safe(disk
         assert leader.result(TIMEOUT_S).offset == 1
         interrupter.result(TIMEOUT_S)
     assert values_of(log)[:3] == [b"first", b"leader's", b"mine"]
-
-
-@pytest.mark.usefixtures("ctrl_c")
-@pytest.mark.parametrize("place", ["add", "take", "job_done", "check"])
-@pytest.mark.parametrize("when", ["before", "after"])
-def test_an_interrupt_between_our_own_steps_fences_and_nobody_hangs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, when: str
-) -> None:
-    """Whatever is acknowledged is found again; what is not, is refused with its outcome."""
-    log = rlog.open(tmp_path / "orders")
-    acknowledged = [log.append(b"first").offset]
-    step = getattr(Writer, place)
-
-    def interrupted(*arguments: object) -> object:
-        monkeypatch.undo()
-        if when == "before":
-            signal.raise_signal(signal.SIGINT)
-        result = step(*arguments)
-        signal.raise_signal(signal.SIGINT)
-        return result
-
-    monkeypatch.setattr(Writer, place, interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        log.append(b"mine")
-    outcomes = set()
-    for _ in range(3):
-        try:
-            acknowledged.append(log.append(b"next").offset)
-        except StorageFailed as error:
-            outcomes.add(error.outcome)
-    assert outcomes <= {"no"}
-    log.close()
-    with rlog.open(tmp_path / "orders") as log:
-        values = values_of(log)
-    assert [values[offset] for offset in acknowledged] == [b"first"] + [b"next"] * (len(acknowledged) - 1)
-    assert values[1:].count(b"mine") <= 1
