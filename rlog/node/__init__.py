@@ -10,6 +10,7 @@ a partition     partition.py         what clients ask of it, and how it answers
                 driver.py            what consensus decides, carried out in order
                 flusher.py           group flush: one job in flight per log
                 acknowledgements.py  who waits for which commit
+                hwm_waits.py         readers that wait for its high-water mark
                 append_clock.py      the time that a leader stamps
                 deletion.py          its oldest records go, by request or by retention
                 batch_checks.py      what it takes, and what it serves
