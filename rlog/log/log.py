@@ -29,7 +29,7 @@ from rlog.log.producers import ProducerTable
 from rlog.log.reader import Reader
 from rlog.log.recovery import Examined
 from rlog.log.rounds import Round, take
-from rlog.log.segment import Segment, length_for
+from rlog.log.segment import Segment, next_length
 from rlog.log.settings import LogSettings
 from rlog.log.short_way import ShortWay
 from rlog.log.tail import Piece, Tail
@@ -174,7 +174,7 @@ class PartitionLog:
 
     def _roll(self, last: Segment | None, size: int) -> Segment:
         """A new active segment in memory; the job that first writes to it creates it."""
-        length = length_for(size, last.length if last is not None else 0, self._settings)
+        length = next_length(last, size, self._settings, is_ended_early=self._is_segment_ended)
         if last is not None and last.fill:
             last.seal = last.encode_index(self.producers.encode())
         segment = Segment.new(self._vfs, self._directory, self.end_offset, length, self._settings)
@@ -390,12 +390,13 @@ class PartitionLog:
         if base == self.end_offset:
             # The active segment goes once the anchor is durable: what is appended meanwhile stays out of it.
             self.end_segment(0)
-            table = self.producers
+            table = self.producers.encode()
         else:
-            table = self._producers_at(base)[0]
+            beside = self._reader.producers_beside(base)
+            table = beside if beside is not None else self._producers_at(base)[0].encode()
         with self._quarantining():
             append_time_ms = self._reader.append_time_before(base)
-        anchor = Anchor(base, *self.generations.run_before(base), append_time_ms, table.encode())
+        anchor = Anchor(base, *self.generations.run_before(base), append_time_ms, table)
         job = self._prefix.anchor_job(anchor)
         job.tag = Round(self._epoch, self.flushed_offset, anchor=anchor)
         return job

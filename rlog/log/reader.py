@@ -187,6 +187,14 @@ class Reader:
                 end = reached
         return table, start
 
+    def producers_beside(self, offset: int) -> bytes | None:
+        """The producer table at segment boundary `offset`, encoded; None where no index file has it."""
+        segment = self._segments[self.place_of(offset - 1)]
+        if segment.end_offset != offset or not segment.indexed:
+            return None
+        stored = load_index(self._vfs, self._directory, segment.base_offset, 1)
+        return stored.producers if stored is not None and stored.end_offset == offset else None
+
     def _stored_producers(self, offset: int) -> tuple[ProducerTable, int] | None:
         """The last table that lies beside a segment which ends at or below `offset`, and where that is."""
         for segment in reversed(self._segments):

@@ -142,3 +142,16 @@ def length_for(size: int, previous_length: int, settings: LogSettings) -> int:
     while length < size:
         length *= 2
     return length
+
+
+def next_length(last: Segment | None, size: int, settings: LogSettings, *, is_ended_early: bool) -> int:
+    """Of the segment after `last`, for a first span of `size` bytes.
+
+    is_ended_early: so that `last` can be deleted in time; then the next one is made for as much as it holds,
+    and a log of which little is kept stays in small files.
+    """
+    if last is None:
+        return length_for(size, 0, settings)
+    if is_ended_early:
+        return length_for(max(size, last.fill), 0, settings)
+    return length_for(size, last.length, settings)

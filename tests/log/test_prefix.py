@@ -10,7 +10,17 @@ from rlog.errors import CorruptLog, StorageFailed
 from rlog.log.storage import Storage
 from rlog.testing.disk import Fault, MemoryDisk
 
-from .storage_kit import NAME, anchor_of, contents, make_span, open_storage, operations, run_one, settle
+from .storage_kit import (
+    NAME,
+    SMALL,
+    anchor_of,
+    contents,
+    make_span,
+    open_storage,
+    operations,
+    run_one,
+    settle,
+)
 
 
 def filled(vfs: Vfs, spans: int) -> Storage:
@@ -242,3 +252,24 @@ def test_a_deletion_near_the_front_opens_no_file_behind_it() -> None:
     settle(storage)
     assert log.base_offset == third
     assert [name for name in disk.opened if name.endswith(".index")] == [f"{second:020}.index"]
+
+
+def test_what_is_deleted_as_it_comes_takes_no_large_files() -> None:
+    """Files double in size for a log that grows, not for one that is emptied again and again."""
+    vfs = Vfs.of(MemoryDisk(Random(1)))
+    storage = filled(vfs, 3)
+    log = storage.logs[NAME]
+    for _ in range(10):
+        log.trim(log.end_offset)
+        log.append(make_span(log.end_offset, 1, size=100))
+        settle(storage)
+        log.committed(log.end_offset)
+    assert [segment.length for segment in log._segments] == [SMALL.segment_bytes_min]
+    for _ in range(100):
+        log.append(make_span(log.end_offset, 1, size=100))
+        settle(storage)
+    lengths = [segment.length for segment in log._segments]
+    assert lengths[:3] == [4096, 8192, 16384], "it grows: they double"
+    kept = contents(log)
+    storage._lock.close()  # killed
+    assert contents(open_storage(vfs).logs[NAME]) == kept
