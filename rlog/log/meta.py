@@ -98,7 +98,7 @@ class MetaState:
     def apply(self, record: list[Any]) -> None:
         """Change the state as `record` says. An unknown kind is refused, never skipped (SAFETY 49)."""
         kind, *fields = record
-        change = _CHANGES.get(kind)
+        change = CHANGES.get(kind)
         if change is None:
             raise DataDirectoryError(f"meta holds a record of unknown kind {kind!r}: written by a newer rlog")
         change(self, *fields)
@@ -193,7 +193,7 @@ def _clock(state: MetaState, *reading: Any) -> None:
     state.clock = list(reading)
 
 
-_CHANGES: dict[str, Callable[..., None]] = {
+CHANGES: dict[str, Callable[..., None]] = {
     "vote": _vote,
     "start": _start,
     "cut": _cut,

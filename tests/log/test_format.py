@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from struct import Struct, pack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import aiokafka.record.default_records as aiokafka_records
 import crc32c
@@ -37,6 +37,9 @@ from rlog.records import Record
 from rlog.wire.kafka import _hot as wire
 from rlog.wire.kafka.messages import FetchPartition, FetchRequest
 
+if TYPE_CHECKING:
+    from rlog._core import Compression
+
 ROOT = Path(__file__).parents[2]
 GOLDEN = sorted((ROOT / "tests/golden").glob("*.hex"))
 INDEX = "index"  # the golden file that is the index file of a segment with the batches of "run"
@@ -52,6 +55,9 @@ CONTENT = {  # (first offset, generation, fields of the record) of each record i
     "plain": [(1000 + n, 5, PLAIN[n]) for n in range(3)],
     "lz4": [(n, 1, TEXT[n]) for n in range(8)],
     "gzip": [(64 + n, 9, TEXT[n]) for n in range(8)],
+    "snappy": [(128 + n, 2, TEXT[n]) for n in range(8)],
+    "snappy_raw": [(256 + n, 2, TEXT[n]) for n in range(8)],
+    "zstd": [(192 + n, 7, TEXT[n]) for n in range(8)],
     "append": [(500 + n, 6, (START_MS + 60_000, *TEXT[n][1:])) for n in range(3)],
     "start": [],
     "run": [(10, 3, PLAIN[0]), (12, 4, PLAIN[1]), (13, 4, PLAIN[2])],
@@ -188,7 +194,8 @@ def test_the_document_shows_the_drawings_and_the_worked_batch() -> None:
 
 
 def test_the_golden_files_are_the_ones_described_here() -> None:
-    assert [path.stem for path in GOLDEN] == sorted([*CONTENT, INDEX])
+    beside = ["anchor", "meta", "watermarks"]  # tests/log/test_data_directory.py
+    assert sorted(path.stem for path in GOLDEN) == sorted([*CONTENT, INDEX, *beside])
 
 
 @pytest.mark.parametrize("name", CONTENT)
@@ -207,7 +214,7 @@ def test_both_codecs_read_the_golden_files(name: str) -> None:
 
 
 def test_both_codecs_write_the_golden_files() -> None:
-    """lz4 and gzip frames may come out otherwise from another version of their library; the rest may not."""
+    """Compressed frames may come out otherwise from another version of their library; the rest may not."""
     plain = [record(*place) for place in CONTENT["plain"]]
     for batch in (built(plain), reference.encode_batch(plain)):
         assert reference.stamped(batch, 1000, 5) == golden("plain")
@@ -225,6 +232,17 @@ def test_both_codecs_write_the_golden_files() -> None:
     tail.add_start(START_MS + 1)
     tail.add(second, check_client_batches(second, batch_bytes_max=1000)[0])
     assert reference.stamped(first, 10, 3) + bytes(tail.build()) == golden("run")
+
+
+@pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])
+def test_a_golden_file_of_each_codec_is_made_again_record_by_record(codec: "Compression") -> None:
+    places = CONTENT[codec]
+    batch = built([record(*place) for place in places], compression=codec)
+    first, generation, _ = places[0]
+    again = reference.stamped(batch, first, generation)
+    (info,), (kept,) = iterate_batches(again), iterate_batches(golden(codec))
+    assert (info.codec, info.attributes) == (kept.codec, kept.attributes)
+    assert decode_records(again) == decode_records(golden(codec))
 
 
 def test_the_idempotent_producer_of_the_golden_file_wraps() -> None:
