@@ -5,6 +5,8 @@
 
 import asyncio
 import json
+import shlex
+import sys
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +21,7 @@ from benchmarks.disk import measure
 from benchmarks.machine import machine
 from rlog.cli.exits import errors_as_exits
 from rlog.cli.local_cluster import LocalCluster
+from scripts.extras import requirements
 
 NODES = 3
 DURABILITY = "each acknowledgement: fdatasync completed on a majority of 3 nodes"
@@ -53,7 +56,13 @@ def main(
 @click.option("--json", "as_json", is_flag=True)
 def embedded(rounds: int, data: str, as_json: bool) -> None:
     """Durable appends and scans of rlog.open, SQLite, LMDB and RocksDB, beside what the disk can do."""
-    from benchmarks.embedded import bench, show  # needs the extra `bench`
+    try:
+        from benchmarks.embedded import bench, show
+    except ModuleNotFoundError as missing:
+        needed = " ".join(shlex.quote(each) for each in requirements(["bench"]))
+        raise click.UsageError(
+            f"{missing.name} is not installed: {sys.executable} -m pip install {needed}"
+        ) from None
 
     with errors_as_exits(), tempfile.TemporaryDirectory(prefix="rlog-bench-", dir=data) as name:
         show(bench(Path(name), rounds=rounds), as_json=as_json)

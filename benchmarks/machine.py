@@ -2,6 +2,7 @@
 
 import os
 import platform
+import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -21,8 +22,18 @@ def machine(directory: Path) -> dict[str, str | int]:
         "file_system": file_system(directory),
         "python": sys.version.split()[0],
         "rlog": rlog.__version__,
+        "commit": commit(),
         **{name: version(name) for name in LIBRARIES},
     }
+
+
+def commit() -> str:
+    """Of the repository this runs from: `git describe`, with -dirty where files differ from it."""
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
 
 
 def file_system(directory: Path) -> str:

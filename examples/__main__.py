@@ -1,26 +1,40 @@
-"""`python -m examples`: run every example, those of the README too, against three nodes; 1 when one fails."""
+"""`python -m examples`: run every example, those in the documents too, against nodes; 1 when one fails."""
 
 import os
-import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
+from examples import _documents
 from rlog.cli.local_cluster import LocalCluster
 
 TIMEOUT_S = 60
 HERE = Path(__file__).parent
+WITH_PYTHON_BLOCKS = ("README.md",)
 
 
 def programs(directory: Path, bootstrap: str) -> list[Path]:
-    """The examples beside this file, and the Python blocks of the README with this cluster's address."""
-    blocks = re.findall(r"```python\n(.*?)```", (HERE.parent / "README.md").read_text(), flags=re.DOTALL)
-    readme = []
-    for number, block in enumerate(blocks, start=1):
-        readme.append(directory / f"readme-{number}.py")
-        readme[-1].write_text(block.replace("127.0.0.1:9092", bootstrap))
-    return [*sorted(HERE.glob("[!_]*.py")), *sorted(HERE.glob("*.sh")), *readme]
+    """The examples beside this file, and the Python blocks of documents with this cluster's address."""
+    shown = []
+    for document in WITH_PYTHON_BLOCKS:
+        for number, block in enumerate(_documents.blocks(document, "python"), start=1):
+            shown.append(directory / f"{Path(document).stem.lower()}-{number}.py")
+            shown[-1].write_text(block.replace("127.0.0.1:9092", bootstrap))
+    return [*sorted(HERE.glob("[!_]*.py")), *sorted(HERE.glob("*.sh")), *shown]
+
+
+def run_documents() -> Iterator[str]:
+    """Those in which something did not do what they say."""
+    for document in _documents.WITH_SHELL_BLOCKS:
+        print(f"== {document}", flush=True)
+        with tempfile.TemporaryDirectory(prefix="rlog-examples-") as directory:
+            try:
+                _documents.run(document, Path(directory))
+            except _documents.Failed as error:
+                print(error)
+                yield document
 
 
 def main() -> int:
@@ -43,6 +57,7 @@ def main() -> int:
             )
             if done.returncode != 0:
                 failed.append(path.name)
+    failed += run_documents()
     print(f"failed: {', '.join(failed)}" if failed else "all examples ran")
     return 1 if failed else 0
 

@@ -1,4 +1,4 @@
-"""rlog: a replicated log that every Python service can embed.
+"""rlog: a replicated log for Python services, and an embedded one with the same names.
 
 `import rlog` loads nothing: each name below is fetched from its module when it is first used.
 """

@@ -170,7 +170,8 @@ With `admin_port` set, a node shows these at `/metrics`, in the Prometheus text 
 [operations.md](operations.md) says which to watch. Offsets are exclusive ends. A partition is labelled
 `topic` and `partition`; `peer` and `follower` are node ids. No label has a value that a client chooses.
 
-Histograms of seconds have these buckets: {buckets}, and above.
+Histograms of seconds have these buckets, and one above them:
+{buckets}.
 
 | metric | kind | labels | meaning |
 |---|---|---|---|

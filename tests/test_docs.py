@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+LINE_CHARACTERS_MAX = 120
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
@@ -53,6 +54,16 @@ def test_every_command_in_the_documents_exists(document: str, line: str) -> None
         assert [option for option in options if option not in shown] == []
     else:
         assert (ROOT / words[0]).exists(), f"{document} tells to run {line}"
+
+
+def test_no_line_of_prose_is_over_long() -> None:
+    wrong = [
+        f"{path.name}:{number}"
+        for path in DOCUMENTS
+        for number, line in enumerate(path.read_text().splitlines(), start=1)
+        if len(line) > LINE_CHARACTERS_MAX and not line.startswith("|")
+    ]
+    assert not wrong, wrong
 
 
 def test_links_to_files_lead_somewhere() -> None:
