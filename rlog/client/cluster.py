@@ -68,7 +68,7 @@ def connect(
 
 
 class Cluster:
-    """Connections to a cluster, on the loop that entered it. It speaks Kafka's protocol, with rlog's nodes."""
+    """Connections to a cluster, on the loop that entered it. Speaks Kafka's protocol to rlog's nodes."""
 
     def __init__(self, settings: ClientSettings) -> None:
         self._settings = settings
