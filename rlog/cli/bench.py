@@ -21,6 +21,7 @@ from typing import Any
 import click
 
 import rlog
+from rlog.cli.bench_embedded import Group, groups_of, measure
 from rlog.cli.exits import INTERRUPTED, UNREACHABLE, errors_as_exits, fail
 from rlog.cli.interrupts import Interrupts
 from rlog.cli.local_cluster import LocalCluster, NotReady
@@ -51,15 +52,26 @@ class Report:
     disk_us: dict[str, float] | None = None
     rates: list[float] = field(default_factory=list)
     latencies: list[dict[str, float]] = field(default_factory=list)
+    groups: list[Group] | None = None
     interrupted: bool = False
 
     def fields(self) -> dict[str, Any]:
         """The answer of --json."""
-        return {
+        told = {
             "durability": self.durability,
             "machine": self.machine,
             "warnings": self.warnings,
             "disk": self.disk_us and {"write_bytes": DISK_WRITE_BYTES, **_rounded(self.disk_us)},
+        }
+        if self.groups is not None:
+            measured = {"embedded": [group.fields() for group in self.groups]}
+        else:
+            measured = self._measured()
+        return {**told, **measured, "interrupted": self.interrupted}
+
+    def _measured(self) -> dict[str, Any]:
+        """Of a cluster."""
+        return {
             "throughput": {
                 "record_bytes": self.record_bytes,
                 "records_s": round(median(self.rates)) if self.rates else None,
@@ -71,7 +83,6 @@ class Report:
                 **_rounded(self._latency()),
                 "rounds": [_rounded(each) for each in self.latencies],
             },
-            "interrupted": self.interrupted,
         }
 
     def _megabytes_s(self) -> float:
@@ -91,6 +102,7 @@ class Report:
                 f"disk         a write of {DISK_WRITE_BYTES} bytes and its fdatasync: "
                 f"p50 {self.disk_us['p50_us']:,.0f} us, p99 {self.disk_us['p99_us']:,.0f} us"
             )
+        yield from (group.line() for group in self.groups or () if group.rates)
         if self.rates:
             yield (
                 f"throughput   {median(self.rates):,.0f} records/s of {self.record_bytes} bytes, "
@@ -111,6 +123,7 @@ def _rounded(times: dict[str, float]) -> dict[str, float]:
 @click.command(name="bench")
 @click.option("-b", "--bootstrap", metavar="HOST:PORT,...",
               help="Measure this cluster. Default: three nodes of its own on this machine.")  # fmt: skip
+@click.option("--embedded", is_flag=True, help="Measure an embedded log (rlog.open): no server, one process.")
 @click.option("--topic", default=TOPIC, show_default=True, help="With --bootstrap: written to, partition 0.")
 @click.option("--data", default="/var/tmp", show_default=True,
               type=click.Path(exists=True, file_okay=False, path_type=Path),
@@ -125,24 +138,29 @@ def _rounded(times: dict[str, float]) -> dict[str, float]:
 )
 @json_option("One JSON object instead of lines.")
 @timeout_option
-def command(bootstrap: str | None, topic: str, data: Path, record_bytes: int, rounds: int, seconds: float,
-            as_json: bool, timeout_s: float) -> None:  # fmt: skip
+def command(bootstrap: str | None, embedded: bool, topic: str, data: Path, record_bytes: int, rounds: int,
+            seconds: float, as_json: bool, timeout_s: float) -> None:  # fmt: skip
     """Measure how many records are committed per second, and how long one takes.
 
     Says first what an acknowledgement means, what it was measured on, and how long the disk takes to flush.
     At Ctrl-C it prints what was measured until then, and ends with 130.
     """
     with errors_as_exits():
+        if embedded and bootstrap is not None:
+            raise click.UsageError("an embedded log has no address: leave --embedded or --bootstrap")
         report = Report(
-            durability=f"each acknowledgement: fdatasync completed on a majority of {NODES} nodes"
-            if bootstrap is None
-            else f"acks=all at {bootstrap}: on rlog, fdatasync completed on a majority of its nodes",
+            durability=_durability(bootstrap, embedded),
             machine=_machine(data),
             warnings=check_directory(data),
             record_bytes=record_bytes,
+            groups=groups_of(record_bytes) if embedded else None,
         )
+        plan = Plan(rounds, seconds, record_bytes, timeout_s)
         try:
-            _measure(report, bootstrap, topic, data, Plan(rounds, seconds, record_bytes, timeout_s))
+            if report.groups is not None:
+                _measure_embedded(report, report.groups, data, plan)
+            else:
+                _measure(report, bootstrap, topic, data, plan)
         except KeyboardInterrupt:
             report.interrupted = True
         except NotReady as error:
@@ -163,6 +181,25 @@ class Plan:
     seconds: float
     record_bytes: int
     timeout_s: float
+
+
+def _durability(bootstrap: str | None, embedded: bool) -> str:
+    if embedded:
+        return "each append: fdatasync completed before it returns, one record or a whole list"
+    if bootstrap is None:
+        return f"each acknowledgement: fdatasync completed on a majority of {NODES} nodes"
+    return f"acks=all at {bootstrap}: on rlog, fdatasync completed on a majority of its nodes"
+
+
+def _measure_embedded(report: Report, groups: list[Group], data: Path, plan: Plan) -> None:
+    """Raises KeyboardInterrupt: what was measured is in the report."""
+    with (
+        bar("disk", 1 + plan.rounds) as progress,
+        Interrupts(),
+        tempfile.TemporaryDirectory(prefix="rlog-bench-", dir=data) as name,
+    ):
+        report.disk_us = _disk(Path(name, "disk"))
+        measure(groups, Path(name), rounds=plan.rounds, seconds=plan.seconds, progress=progress)
 
 
 def _measure(report: Report, bootstrap: str | None, topic: str, data: Path, plan: Plan) -> None:

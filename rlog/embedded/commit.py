@@ -3,7 +3,7 @@
 Who finds nobody at the disk leads: takes the open group, its own record in it, and runs the group's jobs on
 its own thread; the GIL is free meanwhile, so others join the next group. When the leader is done it first
 wakes one of those, which leads that group, and then everybody of its own. There is no timer, and no thread of
-our own: alone, an append costs no change of threads.
+our own: alone, an append costs no change of threads (docs/decisions has the figures).
 
 Interrupts. Python runs signal handlers between any two steps of the main thread, and what they raise may come
 anywhere. It leaves the log as usable as it was, by these rules:
@@ -73,7 +73,7 @@ class GroupCommit:
                     if self.is_closed:
                         raise self._writer.closed()
                     self._writer.check(expect_offset)
-                    offset = self._writer.end_offset
+                    offset = self._writer.open.end_offset
                     group = join()
                     self._come(ticket, wake, group)
             except OffsetConflict:

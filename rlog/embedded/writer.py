@@ -15,7 +15,7 @@ not as *no*.
 
 from collections.abc import Callable
 from functools import partial
-from itertools import repeat
+from itertools import starmap
 from typing import Final
 
 from rlog._core import BatchBuilder, DiskJob, Span, WriteRound
@@ -42,8 +42,8 @@ HOUSEKEEPING_S: Final = 1.0  # while appending, retention is looked at and water
 class Group:
     """Appends that share one write and one fdatasync.
 
-    batches: (first offset, builder) of each, from start_offset on. shared: the last of them, if further
-    single records may join it. spans: of the batches, in their order, once it is taken.
+    batches: (builder, first offset, generation) of each, from start_offset on. shared: the last of them, if
+    further single records may join it. spans: of the batches, in their order, once it is taken.
     append_time_ms: the time of its records, where the log stamps them; else -1.
     trim_to: delete what is below it, if that is above the log's start; or None.
     waiters: to be called once `is_done`; the first one also to be told that it leads. is_written: its bytes
@@ -65,7 +65,7 @@ class Group:
 
     def __init__(self, start_offset: int) -> None:
         self.start_offset = start_offset
-        self.batches: list[tuple[int, BatchBuilder]] = []
+        self.batches: list[tuple[BatchBuilder, int, int]] = []
         self.shared: BatchBuilder | None = None
         self.spans: list[Span] = []
         self.append_time_ms = -1
@@ -80,7 +80,7 @@ class Group:
         """The offset after its last record."""
         if not self.batches:
             return self.start_offset
-        offset, builder = self.batches[-1]
+        builder, offset, _ = self.batches[-1]
         return offset + builder.count
 
     @property
@@ -145,7 +145,7 @@ class Writer:
             builder = self._settings.builder()
             builder.append(value, key, headers, timestamp_ms)
             group.shared = None  # never one that is not the last
-            group.batches.append((group.end_offset, builder))
+            group.batches.append((builder, group.end_offset, GENERATION))
             group.shared = builder
         return group
 
@@ -155,7 +155,7 @@ class Writer:
         batches = []
         offset = group.end_offset
         for builder in builders:
-            batches.append((offset, builder))
+            batches.append((builder, offset, GENERATION))
             offset += builder.count
         group.shared = None
         group.batches += batches
@@ -200,9 +200,11 @@ class Writer:
             self._append_time_ms = max(self._append_time_ms, self._wall_clock_ms())
             group.append_time_ms = self._append_time_ms
         self._build(group)
-        spans = [span for span in group.spans if span.base_offset >= log.end_offset]
-        start = spans[0].base_offset if spans else group.end_offset
-        if start != log.end_offset:
+        spans, start = group.spans, group.start_offset
+        if log.end_offset != start:  # taken again: a part of it is there
+            spans = [span for span in spans if span.base_offset >= log.end_offset]
+            start = spans[0].base_offset if spans else group.end_offset
+        if log.end_offset != start:
             raise InvariantBroken(f"{self._path}: records from {start} on, and a log up to {log.end_offset}")
         if self._waits and len(spans) == 1 and group.trim_to is None:
             writing = log.write_through(spans[0])
@@ -214,16 +216,10 @@ class Writer:
 
     def _build(self, group: Group) -> None:
         """Stamp its batches. Each is built once, and its span kept by the same step: no Python in between."""
-        batches = group.batches[len(group.spans) :]
-        of_builder = partial(Span.of_builder, append_time_ms=group.append_time_ms)
-        group.spans.extend(
-            map(
-                of_builder,
-                [builder for _, builder in batches],
-                [offset for offset, _ in batches],
-                repeat(GENERATION),
-            )
-        )
+        of_builder: Callable[[BatchBuilder, int, int], Span] = Span.of_builder
+        if group.append_time_ms >= 0:
+            of_builder = partial(Span.of_builder, append_time_ms=group.append_time_ms)
+        group.spans.extend(starmap(of_builder, group.batches[len(group.spans) :]))
 
     def next_job(self) -> DiskJob | None:
         """What to run next; None when everything taken is flushed."""
