@@ -21,9 +21,9 @@ help:
 	@echo "make coverage  how much of raft/, log/ and node/ the simulation alone executes: 85 % or more"
 	@echo "make mutants   the simulation against planted bugs: each must be found"
 	@echo "make bench     commit throughput and latency beside what this machine's disk can do"
-	@echo "make examples  run every file of examples/"
+	@echo "make examples  run every file of examples/, and what the documents tell to type"
 	@echo "make package   the source distribution, and a wheel from it, in a new environment"
-	@echo "make docs      the documents that are made from the code: configuration, metrics, errors"
+	@echo "make docs      the documents made from the code: configuration, metrics, errors, and the reference parts"
 	@echo "make lint      ruff and mypy --strict"
 
 demo: $(VENV)/.run

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from examples import _documents
@@ -12,7 +12,7 @@ from rlog.cli.local_cluster import LocalCluster
 
 TIMEOUT_S = 60
 HERE = Path(__file__).parent
-WITH_PYTHON_BLOCKS = ("README.md",)
+WITH_PYTHON_BLOCKS = ("README.md", "docs/python.md", "docs/embedded.md")
 
 
 def programs(directory: Path, bootstrap: str) -> list[Path]:
@@ -25,16 +25,16 @@ def programs(directory: Path, bootstrap: str) -> list[Path]:
     return [*sorted(HERE.glob("[!_]*.py")), *sorted(HERE.glob("*.sh")), *shown]
 
 
-def run_documents() -> Iterator[str]:
-    """Those in which something did not do what they say."""
+def run_documents() -> dict[str, str]:
+    """Type what the documents tell to; what went wrong, by document."""
+    failed = {}
     for document in _documents.WITH_SHELL_BLOCKS:
-        print(f"== {document}", flush=True)
         with tempfile.TemporaryDirectory(prefix="rlog-examples-") as directory:
             try:
                 _documents.run(document, Path(directory))
             except _documents.Failed as error:
-                print(error)
-                yield document
+                failed[document] = str(error)
+    return failed
 
 
 def main() -> int:
@@ -42,9 +42,11 @@ def main() -> int:
     with (
         tempfile.TemporaryDirectory(prefix="rlog-examples-") as directory,
         LocalCluster(Path(directory), topics={"orders": 3}, admin=True) as cluster,
+        ThreadPoolExecutor(1) as beside,
     ):
         cluster.start()
         cluster.wait_ready()
+        documents = beside.submit(run_documents)
         for path in programs(Path(directory), cluster.bootstrap):
             print(f"== {path.name}", flush=True)
             program = ["sh"] if path.suffix == ".sh" else [sys.executable]
@@ -57,7 +59,9 @@ def main() -> int:
             )
             if done.returncode != 0:
                 failed.append(path.name)
-    failed += run_documents()
+    for document, words in documents.result().items():
+        print(f"== {words}")
+        failed.append(document)
     print(f"failed: {', '.join(failed)}" if failed else "all examples ran")
     return 1 if failed else 0
 

@@ -48,17 +48,24 @@ def run(document: str, directory: Path) -> None:
             if line.startswith(f"{RLOG} dev"):
                 environment["RLOG_BOOTSTRAP"] = terminals.enter_context(_cluster(line, directory))
                 continue
-            done = subprocess.run(
-                ["sh", "-c", line],
-                cwd=directory,
-                env=environment,
-                capture_output=True,
-                text=True,
-                timeout=TIMEOUT_S,
-                check=False,
-            )
-            if done.returncode != 0:
-                raise Failed(f"{document}: {line}\nended with {done.returncode}: {done.stderr}")
+            _type(line, directory, environment)
+
+
+def _type(line: str, directory: Path, environment: dict[str, str]) -> None:
+    try:
+        done = subprocess.run(
+            ["sh", "-c", line],
+            cwd=directory,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise Failed(f"{line}: did not end within {TIMEOUT_S} s") from None
+    if done.returncode != 0:
+        raise Failed(f"{line}: ended with {done.returncode}: {done.stderr}")
 
 
 @contextmanager

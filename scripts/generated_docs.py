@@ -1,7 +1,8 @@
 """Write the documents that are tables of what the code declares: `make docs`.
 
 docs/configuration.md from the fields of the configuration and the options of `rlog serve`; docs/metrics.md
-from the metrics; docs/errors.md from the error classes. `tests/test_generated_docs.py` fails when one is
+from the metrics; docs/errors.md from the error classes; the reference in docs/python.md and docs/embedded.md
+from signatures and docstrings (api_docs.py). `tests/test_generated_docs.py` fails when one is
 stale.
 """
 
@@ -22,6 +23,7 @@ from rlog.client.partition_queue import MAYBE_PERSISTED
 from rlog.config import ENVIRONMENT_PREFIX, TABLES, NodeConfig, PeerAddress, TopicConfig
 from rlog.errors import RlogError
 from rlog.observe.metrics import METRICS, SECONDS
+from scripts import api_docs
 
 ROOT = Path(__file__).parents[1]
 MADE = "<!-- Made by `make docs` from {}: change it there. -->\n"
@@ -281,7 +283,13 @@ def errors() -> str:
     )
 
 
-DOCUMENTS = {"docs/configuration.md": configuration, "docs/metrics.md": metrics, "docs/errors.md": errors}
+DOCUMENTS = {
+    "docs/configuration.md": configuration,
+    "docs/metrics.md": metrics,
+    "docs/errors.md": errors,
+    "docs/python.md": api_docs.python,
+    "docs/embedded.md": api_docs.embedded,
+}
 
 
 def main() -> None:
