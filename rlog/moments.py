@@ -7,6 +7,7 @@ from typing import Final
 from rlog.errors import ConfigurationError
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+TIMESTAMP_MS_MAX: Final = 2**63 - 1  # they are stored in 64 bits
 MILLISECOND: Final = timedelta(milliseconds=1)
 
 
@@ -31,6 +32,12 @@ def timestamp_of(time: Time) -> int:
         timestamp_ms = -((EPOCH - time) // MILLISECOND)
     elif isinstance(time, At):
         timestamp_ms = time.timestamp_ms
+        if (
+            not isinstance(timestamp_ms, int)
+            or isinstance(timestamp_ms, bool)
+            or timestamp_ms > TIMESTAMP_MS_MAX
+        ):
+            raise ConfigurationError(f"{time!r} is no whole number of milliseconds up to {TIMESTAMP_MS_MAX}")
     else:
         raise ConfigurationError(f"{time!r} is not a moment: give an aware datetime or At(timestamp_ms)")
     if timestamp_ms < 0:

@@ -22,7 +22,8 @@ class Receipt:
     """What is known of a record that was acknowledged.
 
     topic, partition: where it went.
-    offset: its position in the partition's log; never changes. -1 when nobody waited for it (acks=0).
+    offset: its position in the partition's log; never changes. -1 when nobody waited for it (acks="none"), or
+    when the node recognised a repeated batch but no longer knew where the first one is.
     generation: of the leader that took it; -1 when the server does not say.
     flushed_by: the nodes that the leader knew to have it on disk when it was acknowledged; empty when the
     server does not say.

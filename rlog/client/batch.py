@@ -8,7 +8,8 @@ from typing import Final
 import crc32c
 
 from rlog._core import BatchBuilder
-from rlog.client.errors import DeliveryFailed
+from rlog.client.errors import DeliveryFailed, afresh
+from rlog.client.home import Home
 from rlog.wire.kafka.messages import Buffer, PartitionReceipt
 
 # Apache Kafka, message format v2: crc at 17 over everything from 21 on; producer id, epoch, sequence at 43.
@@ -22,7 +23,8 @@ _PRODUCER: Final = Struct(">qhi")
 class Batch:
     """Filled through its builder, then sent as `data` until it is resolved: acknowledged or given up.
 
-    base_sequence: -1 until it is first sent. is_outstanding: on the wire, not answered.
+    number: batches of one partition in the order in which they were started; they are sent, and sent again,
+    in this order. base_sequence: -1 until it is first sent. is_outstanding: on the wire, not answered.
     is_uncertain: an attempt ended without an answer that tells whether the batch is in the log.
     receipt: what the node answered, once it is acknowledged.
     """
@@ -35,19 +37,25 @@ class Batch:
         "data",
         "deadline",
         "error",
+        "home",
         "is_outstanding",
         "is_resolved",
         "is_seen",
         "is_uncertain",
+        "number",
         "partition",
         "receipt",
         "topic",
         "waiters",
     )
 
-    def __init__(self, topic: str, partition: int, builder: BatchBuilder, deadline: float) -> None:
+    def __init__(
+        self, home: Home, topic: str, partition: int, number: int, builder: BatchBuilder, deadline: float
+    ) -> None:
+        self.home = home
         self.topic = topic
         self.partition = partition
+        self.number = number
         self.builder: BatchBuilder | None = builder
         self.data: Buffer = b""
         self.deadline = deadline
@@ -60,7 +68,7 @@ class Batch:
         self.is_seen = False  # somebody got the error
         self.error: DeliveryFailed | None = None
         self.receipt: PartitionReceipt | None = None
-        self.waiters: list[asyncio.Future[None]] = []
+        self.waiters: dict[asyncio.Future[None], None] = {}
 
     def close(self, producer_id: int, epoch: int, sequence: int) -> None:
         """Build the bytes, or give those that were built for another producer id this one."""
@@ -84,17 +92,24 @@ class Batch:
         self.is_resolved = True  # last: other threads look at it (rlog.sync)
         self.builder = None
         self.data = b""
-        waiters, self.waiters = self.waiters, []
+        waiters, self.waiters = self.waiters, {}
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
 
     def __await__(self) -> Generator[object, None, None]:
-        """Wait for its fate; each waiter on a future of its own, so that cancelling one leaves the others."""
+        """Wait for its fate; each waiter on a future of its own, so that cancelling one leaves the others.
+
+        Raises WrongLoop or ForkedProcess where the client does not live: nobody would wake the waiter there.
+        """
         if not self.is_resolved:
-            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self.waiters.append(waiter)
-            yield from waiter
+            self.home.check()
+            waiter: asyncio.Future[None] = self.home.loop.create_future()
+            self.waiters[waiter] = None
+            try:
+                yield from waiter
+            finally:
+                self.waiters.pop(waiter, None)
 
     def see_error(self) -> DeliveryFailed | None:
         self.is_seen = True
@@ -104,6 +119,6 @@ class Batch:
         """What the node answered. Raises what made the batch fail."""
         error = self.see_error()
         if error is not None:
-            raise error
+            raise afresh(error)
         assert self.receipt is not None
         return self.receipt

@@ -146,10 +146,11 @@ class Cluster:
         at least the leader's disk; "none" that the socket took the record, whose offset is then unknown (-1)
         and whose loss nobody reports. idempotent: retries never duplicate; without it, a batch of unknown
         outcome is given up, not retried. Only acks="all" can be so. linger_ms: how long a batch waits for
-        company; 0 sends at the end of the tick. batch_bytes_max: of one batch, before compression.
-        buffer_bytes_max: of all records admitted and not resolved; `send` waits. delivery_timeout_ms: from
-        the start of its batch a record is acknowledged or given up within this time. max_in_flight: batches
-        per partition sent without waiting for each other. Raises ConfigurationError.
+        company; 0 sends at the end of the tick. batch_bytes_max: of one batch, before compression; at most
+        64 MiB, above which no reader of rlog's takes it. buffer_bytes_max: of all records admitted and not
+        resolved; `send` waits. delivery_timeout_ms: from the start of its batch a record is acknowledged or
+        given up within this time. max_in_flight: batches per partition sent without waiting for each other.
+        Raises ConfigurationError.
         """
         settings = producer_settings(
             acks=acks,
@@ -178,16 +179,18 @@ class Cluster:
         max_wait_ms: int = 500,
         stall_timeout_ms: int = 60_000,
     ) -> Consumer:
-        """A consumer of one partition, of several, or of all: an async iterator of records, or entered.
+        """A consumer of one partition, of several, or of all, to be entered with `async with`; an async
+        iterator of records. One that is left without being closed goes on fetching until the cluster is
+        closed.
 
         start: "earliest", "latest", an offset, or a moment (an aware datetime or `At`): the first record at
         or after it. A mapping gives each partition that is to be read its own start. on_out_of_range: what
         happens when the next offset is not in the log, removed by retention for instance: OffsetOutOfRange,
         or reading on at that end of the log, with a warning in the log `rlog.client`.
 
-        fetch_bytes_max: of one answer. prefetch_bytes_max: fetched ahead of the reader, all partitions
-        together (one batch per partition may exceed it). max_wait_ms: of a long poll. stall_timeout_ms: a
-        leader silent for so long raises. Raises ConfigurationError.
+        fetch_bytes_max: of one answer, at most 64 MiB. prefetch_bytes_max: fetched ahead of the reader, all
+        partitions together (one batch per partition may exceed it). max_wait_ms: of a long poll.
+        stall_timeout_ms: a leader silent for so long raises. Raises ConfigurationError.
         """
         settings = ConsumerSettings(
             fetch_bytes_max, prefetch_bytes_max, max_wait_ms, stall_timeout_ms, on_out_of_range
@@ -266,7 +269,8 @@ class Cluster:
         deleted already changes nothing. The partition starts there at once; room on the disks is freed by and
         by. It returns when a majority has the new start on disk. Raises OffsetOutOfRange for an offset that
         is not committed, ConfigurationError, UnsupportedNode, and as `start_offset`; then other partitions
-        named may be done.
+        named may be done. When a leader is lost before it answers, its successor is asked again: "latest"
+        then stands for what is committed by that time.
         """
         router = self._open_router()
         return await delete_records(router, topic, below, router.deadline(timeout_ms))

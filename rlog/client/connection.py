@@ -4,8 +4,8 @@ A connection is used from the loop only and never blocks. Each request has a *de
 that ends the connection, since answers are in order and nothing behind it can be trusted to come. Earlier, at
 `overdue`, the owner is told, so that it can ask other nodes whether this one still leads.
 
-`abort` is synchronous: when it returns, every pending request has been answered with the error, in order, and
-no later answer will be delivered.
+`abort` is synchronous: when it returns, every pending request has been answered with the error, in order, no
+later answer will be delivered, and who asked for it with `watch` knows.
 
 Requests that get no answer (acks=0) have a connection of their own: `post` reports when the socket took them.
 """
@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, NamedTuple, cast
 
-from rlog.client.errors import ConnectionLost, DeadlineExceeded, UnsupportedNode
+from rlog.client.errors import ConnectionLost, DeadlineExceeded, UnsupportedNode, afresh
 from rlog.client.settings import Address, ClientSettings
 from rlog.errors import ProtocolError, RlogError
 from rlog.wire.kafka import apis, codes
@@ -82,6 +82,7 @@ class Connection(asyncio.BufferedProtocol):
         self._unwritten: list[Written] = []
         self._timer: asyncio.TimerHandle | None = None
         self._closed = self._loop.create_future()
+        self._watchers: list[Callable[[RlogError], None]] = []
 
     @property
     def usable(self) -> bool:
@@ -100,7 +101,7 @@ class Connection(asyncio.BufferedProtocol):
         """
         try:
             async with asyncio.timeout_at(deadline):
-                await self._loop.create_connection(lambda: self, self.address.host, self.address.port)
+                await self._connect()
                 frame = await self.request(self._encode_hello, deadline)
                 versions = self._usable_versions(frame)
                 await self._meet_cluster(versions[apis.METADATA], deadline)
@@ -120,8 +121,18 @@ class Connection(asyncio.BufferedProtocol):
             if not self.versions:
                 self.abort(ConnectionLost(f"opening the connection to {self.address} was given up"))
 
+    async def _connect(self) -> None:
+        """Raises ConnectionLost for what is no host name or no port, too: a node may advertise such."""
+        host, port = self.address
+        try:
+            await self._loop.create_connection(lambda: self, host, port)
+        except (ValueError, OverflowError) as error:
+            raise ConnectionLost(f"{self.address} is no address: {error}", outcome="no") from error
+
     def _reason(self) -> RlogError:
-        return self.error or ConnectionLost(f"the connection to {self.address} ended")
+        if self.error is not None:
+            return afresh(self.error)
+        return ConnectionLost(f"the connection to {self.address} ended")
 
     def _encode_hello(self, correlation: int) -> list[Buffer]:
         return encode_api_versions_request(
@@ -222,7 +233,7 @@ class Connection(asyncio.BufferedProtocol):
         except TimeoutError as error:
             raise DeadlineExceeded(f"{self.address} did not answer in time", outcome="unknown") from error
         if isinstance(result, RlogError):
-            raise result
+            raise afresh(result)
         return result
 
     def abort(self, error: RlogError) -> None:
@@ -243,6 +254,14 @@ class Connection(asyncio.BufferedProtocol):
         unwritten, self._unwritten = self._unwritten, []
         for done in unwritten:
             done(error)
+        for watcher in self._watchers:
+            watcher(error)
+
+    def watch(self, on_ended: Callable[[RlogError], None]) -> None:
+        """on_ended(error): called once, when the connection ends, after all requests have been answered with
+        that; for an owner that may have nothing under way.
+        """
+        self._watchers.append(on_ended)
 
     async def wait_closed(self) -> None:
         """Return when the transport is gone; bounded, since `abort` waits for nobody."""

@@ -18,7 +18,7 @@ from typing import Final, Self, TypeVar
 
 from rlog._core import Record, decode_records, decode_values
 from rlog.client.connection import Connection
-from rlog.client.cursor import Cursor, PartitionState
+from rlog.client.cursor import Cursor, PartitionState, first_batch
 from rlog.client.errors import (
     ClientClosed,
     ClientError,
@@ -28,6 +28,7 @@ from rlog.client.errors import (
     OffsetOutOfRange,
     Retriable,
     UnknownPartition,
+    afresh,
 )
 from rlog.client.fetcher import Fetcher
 from rlog.client.offsets import list_offset_once
@@ -39,7 +40,7 @@ from rlog.client.positions import (
 )
 from rlog.client.retry import Backoff
 from rlog.client.router import Router
-from rlog.errors import CorruptBatch, ProtocolError
+from rlog.errors import CorruptBatch, ProtocolError, UnsupportedCodec
 from rlog.moments import At, Time, datetime_of, timestamp_of
 from rlog.wire.kafka.messages import Buffer
 
@@ -178,8 +179,9 @@ class Consumer:
 
         timeout_ms: the client's request timeout when left out. Raises OffsetOutOfRange, LeaderUnavailable
         when a partition's leader was silent for the stall timeout, in one call or over several (reading may
-        go on afterwards),
-        CorruptBatch (reading goes on with the same batch, fetched again; `seek` past it to give it up).
+        go on afterwards), CorruptBatch or UnsupportedCodec for a batch that cannot be read (what lies before
+        it was returned; reading goes on with the same batch, fetched again; `seek` past it, to the offset
+        that the error names, to give it up).
         """
         if self._rest:
             records, self._rest = self._rest, []
@@ -198,9 +200,10 @@ class Consumer:
         )
 
     def unread(self) -> None:
-        """What the last `fetch` or `values` returned is fetched once more: nobody got it."""
+        """What the last `fetch` or `values` returned, if anything, is fetched once more: nobody got it."""
         if self._last_read is not None:
             self.seek(*self._last_read)
+            self._last_read = None
 
     async def _fetch_records(self, deadline: float | None) -> list[Record]:
         def decode(cursor: Cursor, data: Buffer, position: int) -> list[Record]:
@@ -213,18 +216,35 @@ class Consumer:
         self, deadline: float | None, decode: Callable[[Cursor, Buffer, int], list[T]]
     ) -> list[T]:
         """What the next chunk holds; one that holds nothing but control batches is passed over."""
+        self._last_read = None
         while (chunk := await self._next_chunk(deadline)) is not None:
             cursor, data, position = chunk
             try:
                 found = decode(cursor, data, position)
-            except CorruptBatch:
-                self.seek(cursor.partition, position)  # so that it is fetched again, not skipped
-                raise
+            except (CorruptBatch, UnsupportedCodec) as error:
+                self._put_back(cursor, data, position, error)
+                continue
             if found:
                 self._last_read = (cursor.partition, position)
                 self._progress_ms = self._router.settings.wall_clock_ms()
                 return found
         return []
+
+    def _put_back(
+        self, cursor: Cursor, data: Buffer, position: int, error: CorruptBatch | UnsupportedCodec
+    ) -> None:
+        """A chunk could not be decoded: its batches are read one by one, and the bad one raises."""
+        size, base_offset, next_offset = first_batch(data)
+        if size < len(data):
+            self._arrived.extendleft([cursor] * cursor.put_back(data, position))
+            return
+        self.seek(cursor.partition, position)  # so that it is fetched again, not skipped
+        lost = f"offsets {max(base_offset, position)} to {next_offset - 1} of {cursor.name}"
+        mend = f"to go on without them seek({cursor.partition}, {next_offset})"
+        message = f"{lost} cannot be read: {error}; {mend}"
+        if isinstance(error, UnsupportedCodec):
+            raise UnsupportedCodec(message, codec=error.codec) from error
+        raise CorruptBatch(message) from error
 
     async def _next_chunk(self, deadline: float | None) -> tuple[Cursor, Buffer, int] | None:
         """The oldest chunk fetched, and the offset to read it from; None at the deadline."""
@@ -250,7 +270,7 @@ class Consumer:
     def _raise_failure(self) -> None:
         for cursor in self._cursors.values():
             if cursor.error is not None and not cursor.chunks and not cursor.is_paused:
-                raise cursor.error
+                raise afresh(cursor.error)
 
     def _check_stalled(self, now: float) -> float:
         """When to look again whether a leader is silent. Raises for each that was for the stall timeout, and
@@ -304,6 +324,7 @@ class Consumer:
         cursor = self._cursor(partition)
         if self._rest_cursor is cursor:
             self._rest = []
+        self._last_read = None
         cursor.seek(check_start(start))
         self._forget_arrived(cursor)
         for fetcher in self._fetchers.values():
@@ -443,7 +464,8 @@ class Consumer:
             cursor.waiting = str(error)
             return False
         except ClientError as error:
-            cursor.error = error
+            if cursor.version == version:
+                cursor.error = error
             return True
         if cursor.version == version:
             self._fetcher(connection).add(cursor)
@@ -486,8 +508,6 @@ class Consumer:
         return offset if offset >= 0 else end_offset
 
     def _fetcher(self, connection: Connection) -> Fetcher:
-        for known in [each for each in self._fetchers if not each.usable]:
-            del self._fetchers[known]
         fetcher = self._fetchers.get(connection)
         if fetcher is None:
             settings = self._settings
@@ -499,5 +519,9 @@ class Consumer:
                 max_wait_ms=settings.max_wait_ms,
                 on_records=self._records_arrived,
                 on_detached=self._steer_soon,
+                on_ended=self._forget_fetcher,
             )
         return fetcher
+
+    def _forget_fetcher(self, connection: Connection) -> None:
+        self._fetchers.pop(connection, None)

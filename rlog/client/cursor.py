@@ -144,6 +144,19 @@ class Cursor:
             self.wait_anew()
         return data, position
 
+    def put_back(self, data: Buffer, position: int) -> int:
+        """Undo `pop`, with each batch as a chunk of its own; returns how many."""
+        pieces: list[tuple[Buffer, int]] = []
+        left = memoryview(data)
+        while left:
+            size, _, next_offset = first_batch(left)
+            pieces.append((left[:size], next_offset))
+            left = left[size:]
+        self.chunks.extendleft(reversed(pieces))
+        self.buffered_bytes += len(data)
+        self.position = position
+        return len(pieces)
+
     def state(self, position: int | None, patience_s: float) -> PartitionState:
         """patience_s: within this time a leader that is well answers."""
         lag = None
@@ -172,6 +185,12 @@ class Cursor:
         if self.is_attached and silent_s > patience_s:
             waiting += f", silent for {silent_s:.1f} s"
         return waiting, int(silent_s * 1000)
+
+
+def first_batch(data: Buffer) -> tuple[int, int, int]:
+    """Of whole batches the first one's size in bytes, its first offset, and the offset after it."""
+    base_offset, length, last_offset_delta = _BATCH.unpack_from(data)
+    return LENGTH_END + length, base_offset, base_offset + last_offset_delta + 1
 
 
 def whole_batches(data: Buffer, fetch_offset: int) -> tuple[int, int]:

@@ -6,6 +6,7 @@ from typing import Final, Literal
 from rlog.client.connection import Connection
 from rlog.client.errors import ConnectionLost, OffsetOutOfRange, RefusedForNow, RequestRefused
 from rlog.client.offsets import PASSING_CODES, leaders_of, list_offset_once
+from rlog.client.positions import INT64_MAX
 from rlog.client.router import CONTROL, Router
 from rlog.errors import ConfigurationError, ProtocolError
 from rlog.wire.kafka import apis, codes
@@ -28,7 +29,7 @@ def wire_offset(below: Below) -> int:
     """Raises ConfigurationError."""
     if below == "latest":
         return HIGH_WATER_MARK
-    if not isinstance(below, int) or isinstance(below, bool) or below < 0:
+    if not isinstance(below, int) or isinstance(below, bool) or not 0 <= below <= INT64_MAX:
         raise ConfigurationError(
             f"{below!r} is neither an offset nor 'latest': name the first record to keep"
         )
@@ -38,7 +39,8 @@ def wire_offset(below: Below) -> int:
 async def delete_records(
     router: Router, topic: str, below: Mapping[int, Below], deadline: float
 ) -> dict[int, int]:
-    """One request per leader; repeated until the deadline, which is safe: deleting twice changes nothing.
+    """One request per leader; repeated until the deadline. Below an offset, deleting twice changes nothing;
+    "latest", asked again because no answer came, takes what was committed meanwhile too.
 
     Returns for each partition the first offset that is left. Raises OffsetOutOfRange, DeadlineExceeded,
     UnknownTopic, UnknownPartition, UnsupportedNode, RequestRefused.

@@ -5,9 +5,18 @@
 `__cause__` of a `DeadlineExceeded` or `DeliveryFailed`.
 """
 
+from typing import TypeVar
+
 from rlog import errors
 from rlog.errors import Outcome, RlogError
 from rlog.wire.kafka.codes import name_of
+
+E = TypeVar("E", bound=BaseException)
+
+
+def afresh(error: E) -> E:
+    """An error that is kept, ready to be raised once more: else its traceback would grow with each raise."""
+    return error.with_traceback(None)
 
 
 class ClientError(RlogError):
@@ -69,7 +78,9 @@ class RefusedForNow(Retriable):
 
 
 class DeadlineExceeded(ClientError, TimeoutError):
-    """The call's deadline passed; `__cause__` is what went wrong last. Nothing of it goes on."""
+    """The call's deadline passed; `__cause__` is what went wrong last. Nothing of it goes on; but a record
+    whose ack was waited for may still be delivered, and `result()` be asked again.
+    """
 
 
 class NotConnected(DeadlineExceeded):

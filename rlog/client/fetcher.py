@@ -17,6 +17,8 @@ from rlog.wire.kafka.messages import Buffer, FetchedPartition, FetchPartition, F
 PARTIAL_WAIT_MS: Final = 20
 # Least that is asked for; with less room, a partition is left out.
 FETCH_BYTES_MIN: Final = 64 * 1024
+# Most that may be asked for: with the one batch that may exceed it an answer stays within RESPONSE_BYTES_MAX.
+FETCH_BYTES_MAX: Final = 64 * 1024 * 1024
 
 # The leader is another one, or cannot serve: ask who leads.
 LEADER_CODES: Final = frozenset(
@@ -38,6 +40,7 @@ class Fetcher:
     """share_bytes: what one cursor may hold; fetch_bytes_max: what one answer may hold in all.
 
     on_records(cursor): records arrived. on_detached(): cursors need a leader again, or one has failed.
+    on_ended(connection): it is over with this fetcher and its connection, called after the last on_detached.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class Fetcher:
         max_wait_ms: int,
         on_records: Callable[[Cursor], None],
         on_detached: Callable[[], None],
+        on_ended: Callable[[Connection], None],
     ) -> None:
         self.connection = connection
         self.cursors: dict[int, Cursor] = {}
@@ -59,7 +63,9 @@ class Fetcher:
         self._max_wait_ms = max_wait_ms
         self._on_records = on_records
         self._on_detached = on_detached
+        self._on_ended = on_ended
         self._is_asking = False
+        connection.watch(self._connection_ended)
 
     def add(self, cursor: Cursor) -> None:
         cursor.is_attached = True
@@ -69,9 +75,6 @@ class Fetcher:
     def poll(self) -> None:
         """Ask for more, unless an answer is under way or every cursor is full."""
         if self._is_asking or not self.cursors:
-            return
-        if not self.connection.usable:
-            self._detach_all(f"the connection to {self.connection.address} ended")
             return
         active = [cursor for cursor in self.cursors.values() if not cursor.is_paused]
         for cursor in active:
@@ -91,7 +94,7 @@ class Fetcher:
             FetchPartition(
                 cursor.partition,
                 cursor.fetch_offset if cursor.fetch_offset is not None else 0,
-                self._share_bytes - cursor.buffered_bytes,
+                min(self._share_bytes - cursor.buffered_bytes, FETCH_BYTES_MAX),
                 cursor.generation,
             )
             for cursor in hungry
@@ -109,8 +112,8 @@ class Fetcher:
         def done(frame: Buffer | None, error: RlogError | None) -> None:
             self._answered(question, version, frame, error)
 
-        self._is_asking = True
         self.connection.send(encode, done, answer_within_ms=max_wait_ms)
+        self._is_asking = True
 
     def _answered(
         self, question: Question, version: int, frame: Buffer | None, error: RlogError | None
@@ -122,13 +125,16 @@ class Fetcher:
             except ProtocolError as broken:
                 error = ConnectionLost(f"{self.connection.address} broke the protocol: {broken}")
                 self.connection.abort(error)
-        if error is not None:
-            for cursor in self.cursors.values():
-                self._router.cache.doubt(cursor.topic, cursor.partition)
-            self._detach_all(str(error))
-            return
-        self._turn(len(question))
-        self.poll()
+        if error is None:
+            self._turn(len(question))
+            self.poll()
+
+    def _connection_ended(self, error: RlogError) -> None:
+        """Whether it was asking or not: cursors that are paused or full have to find a leader as well."""
+        for cursor in list(self.cursors.values()):
+            self._router.cache.doubt(cursor.topic, cursor.partition)
+            self.detach(cursor, str(error))
+        self._on_ended(self.connection)
 
     def _turn(self, count: int) -> None:
         """Nodes fill an answer in the order of the request: the next one starts with another partition."""
@@ -172,10 +178,6 @@ class Fetcher:
         cursor.is_attached = False
         cursor.waiting = why
         self._on_detached()
-
-    def _detach_all(self, why: str) -> None:
-        for cursor in list(self.cursors.values()):
-            self.detach(cursor, why)
 
     def leaders_changed(self) -> None:
         """New metadata came. A node that is late to answer and no longer leads is not waited for."""

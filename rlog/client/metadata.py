@@ -1,8 +1,7 @@
 """Who leads what, as far as this client has heard.
 
 Answers come from any node, and a node cut off from the others may be behind. So per partition only news of
-the
-same or a later generation is taken: an old leader's opinion never replaces a newer one. Generation -1 (a
+the same or a later generation is taken: an old leader's opinion never replaces a newer one. Generation -1 (a
 broker that does not tell) is always taken.
 """
 

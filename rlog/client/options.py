@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Final, Literal, get_args
 
 from rlog.client.consumer import ConsumerSettings
+from rlog.client.fetcher import FETCH_BYTES_MAX
 from rlog.client.partition_queue import ProducerSettings
-from rlog.client.positions import Start, check_start
-from rlog.client.settings import require_positive
+from rlog.client.positions import INT64_MAX, Start, check_start
+from rlog.client.settings import INT32_MAX, require_between, require_positive
 from rlog.errors import ConfigurationError
 from rlog.records import Compression
 
@@ -14,6 +15,9 @@ Acks = Literal["all", "leader", "none"]
 
 MAX_IN_FLIGHT: Final = 5  # leaders remember this many batches of a producer (KIP-98)
 ON_THE_WIRE: Final[dict[Acks, int]] = {"all": -1, "leader": 1, "none": 0}
+# Readers take no more of one batch (_core.decode_records), and the smallest record takes this much.
+BATCH_BYTES_MOST: Final = 64 * 1024 * 1024
+BATCH_BYTES_LEAST: Final = 68
 COMPRESSIONS: Final[tuple[str, ...]] = get_args(Compression)
 POLICIES: Final = ("raise", "earliest", "latest")
 
@@ -43,12 +47,12 @@ def producer_settings(
             f"an idempotent producer needs max_in_flight of 1 to {MAX_IN_FLIGHT}, not {max_in_flight}: "
             f"leaders remember its last {MAX_IN_FLIGHT} batches"
         )
-    require_positive("batch_bytes_max", batch_bytes_max)
+    require_between("batch_bytes_max", batch_bytes_max, BATCH_BYTES_LEAST, BATCH_BYTES_MOST)
     require_positive("delivery_timeout_ms", delivery_timeout_ms)
+    require_positive("buffer_bytes_max", buffer_bytes_max, at_most=INT64_MAX)
     if buffer_bytes_max < batch_bytes_max:
         raise ConfigurationError("buffer_bytes_max is less than batch_bytes_max; make it larger")
-    if linger_ms < 0:
-        raise ConfigurationError(f"linger_ms is {linger_ms}; it must be at least 0")
+    require_between("linger_ms", linger_ms, 0, INT32_MAX)
     return ProducerSettings(
         acks=ON_THE_WIRE[acks],
         is_idempotent=idempotent,
@@ -63,8 +67,10 @@ def producer_settings(
 
 def check_consumer(settings: ConsumerSettings) -> None:
     """See `Cluster.consumer`. Raises ConfigurationError."""
-    for name in ("fetch_bytes_max", "prefetch_bytes_max", "max_wait_ms", "stall_timeout_ms"):
-        require_positive(name, getattr(settings, name))
+    require_positive("fetch_bytes_max", settings.fetch_bytes_max, at_most=FETCH_BYTES_MAX)
+    require_positive("prefetch_bytes_max", settings.prefetch_bytes_max, at_most=INT64_MAX)
+    require_positive("max_wait_ms", settings.max_wait_ms)
+    require_positive("stall_timeout_ms", settings.stall_timeout_ms)
     _one_of("on_out_of_range", settings.on_out_of_range, POLICIES)
 
 
@@ -72,7 +78,7 @@ def assignment(
     partition: int | Sequence[int] | None, start: Start | Mapping[int, Start]
 ) -> tuple[int, ...] | None:
     """The partitions to read, None for all. Raises ConfigurationError."""
-    partitions = (partition,) if isinstance(partition, int) else partition
+    partitions = (partition,) if isinstance(partition, int | str) else partition
     if isinstance(start, Mapping):
         if partitions is not None and set(partitions) != set(start):
             raise ConfigurationError(
@@ -80,6 +86,9 @@ def assignment(
                 f"leave partition out, a mapping of starts says which to read"
             )
         partitions = tuple(start)
+    for number in partitions or ():
+        if not isinstance(number, int) or isinstance(number, bool) or number < 0:
+            raise ConfigurationError(f"partition {number!r} is no number of a partition: 0, 1, 2 ...")
     for each in start.values() if isinstance(start, Mapping) else (start,):
         check_start(each)
     if partitions is None:

@@ -14,6 +14,8 @@ without waiting for each other. The rules that keep them in order and single:
   id, and what follows starts at sequence 0 of a producer id drawn anew. A batch in flight that the leader
   then refuses as out of order is sent again under the new id if it is certain that no attempt arrived, and
   given up as unknown if not.
+* What waits for the new id is ordered by the batches' numbers, not by when the leader refused each: of two
+  that were refused as out of order, the earlier one may have heard it later.
 * Until the first batch under a producer id is acknowledged, it travels alone: to a leader that does not know
   the id, any sequence is the first one, so a successor must not overtake it through a change of leaders.
 
@@ -24,10 +26,14 @@ batch behind newer ones. Its outcome was reported as unknown.
 from __future__ import annotations
 
 import asyncio
+import heapq
+import logging
+from bisect import insort
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from operator import attrgetter
 from typing import Final
 
 from rlog._core import BatchBuilder
@@ -35,6 +41,7 @@ from rlog.client.batch import Batch
 from rlog.client.connection import Connection
 from rlog.client.errors import (
     ClientClosed,
+    ClientError,
     ConnectionLost,
     DeadlineExceeded,
     DeliveryFailed,
@@ -52,6 +59,8 @@ from rlog.records import Compression
 from rlog.wire.kafka import codes
 from rlog.wire.kafka.messages import Buffer, PartitionReceipt
 
+logger = logging.getLogger("rlog.client")
+
 NOT_ENOUGH_REPLICAS_AFTER_APPEND: Final = 20
 UNKNOWN_SERVER_ERROR: Final = -1
 # Refused before the append: the same batch may be sent again, idempotent or not.
@@ -65,6 +74,8 @@ MAYBE_PERSISTED: Final = frozenset(
         UNKNOWN_SERVER_ERROR,
     }
 )
+# The order in which batches were started, which is that of their records.
+NUMBER: Final = attrgetter("number")
 SEQUENCE_REFUSED: Final = frozenset({codes.OUT_OF_ORDER_SEQUENCE_NUMBER, codes.UNKNOWN_PRODUCER_ID})
 
 
@@ -108,6 +119,7 @@ class PartitionQueue:
         self._loop = router.loop
         self._on_resolved = on_resolved
         self._producer_id = producer_id
+        self._started = 0  # batches
         self._sequence = 0  # of the next batch that is sent for the first time
         self._is_established = not settings.is_idempotent  # a batch under this id was acknowledged
         self._is_poisoned = False
@@ -115,7 +127,7 @@ class PartitionQueue:
         self._is_due = False  # the open batch is sent as soon as there is room in flight
         self._ready: deque[Batch] = deque()  # full, not sent under the current producer id
         self._flight: deque[Batch] = deque()  # sent, oldest first; at most max_in_flight
-        self._requeued: list[Batch] = []  # to be sent again under the next producer id, in order
+        self._requeued: list[Batch] = []  # to be sent again under the next producer id, by number
         self._outstanding = 0  # batches on the wire
         self._connection: Connection | None = None
         self._recovery: asyncio.Task[None] | None = None
@@ -127,7 +139,8 @@ class PartitionQueue:
 
     def unresolved(self) -> Iterator[Batch]:
         """Every batch whose fate is open, oldest first."""
-        for batch in [*self._flight, *self._requeued, *self._ready, *([self.open] if self.open else [])]:
+        sent = heapq.merge(self._flight, self._requeued, key=NUMBER)
+        for batch in [*sent, *self._ready, *([self.open] if self.open else [])]:
             if batch.count and not batch.is_resolved:
                 yield batch
 
@@ -141,7 +154,9 @@ class PartitionQueue:
         settings = self._settings
         builder = BatchBuilder(batch_bytes_max=settings.batch_bytes_max, compression=settings.compression)
         deadline = self._loop.time() + settings.delivery_timeout_ms / 1000
-        self.open = batch = Batch(self.topic, self.partition, builder, deadline)
+        self._started += 1
+        batch = Batch(self._router.home, self.topic, self.partition, self._started, builder, deadline)
+        self.open = batch
         if self._due_timer is None:
             if settings.linger_ms > 0:
                 self._due_timer = self._loop.call_later(settings.linger_ms / 1000, self.send_now)
@@ -170,7 +185,7 @@ class PartitionQueue:
         if self._due_timer is not None:
             self._due_timer.cancel()
             self._due_timer = None
-        self._is_due = True
+        self._is_due = self.open is not None
         self._pump()
 
     def discard_empty(self) -> None:
@@ -194,7 +209,12 @@ class PartitionQueue:
                 self.is_disturbed = True
                 self._router.cache.doubt(self.topic, self.partition)
                 break
-            self._stamp(batch)
+            try:
+                self._stamp(batch)
+            except Exception as error:  # no memory, or a codec's bug: whoever waits for the batch is told
+                logger.exception("%s: a batch could not be built", self._name)
+                self._give_up(batch, error)
+                continue
             self._flight.append(batch)
             self._transmit(batch, connection)
         self._recover_when_quiet()
@@ -216,8 +236,6 @@ class PartitionQueue:
             batch.close(-1, -1, -1)
 
     def _transmit(self, batch: Batch, connection: Connection) -> None:
-        batch.is_outstanding = True
-        self._outstanding += 1
         # The node answers before this client takes it for dead.
         timeout_ms = self._router.settings.request_timeout_ms * 3 // 4
         timeout_ms = max(1, min(timeout_ms, int((batch.deadline - self._loop.time()) * 1000)))
@@ -234,6 +252,8 @@ class PartitionQueue:
             connection.post(call.encode, partial(self._written, batch, connection))
         else:
             connection.send(call.encode, partial(self._answered, batch, connection, call))
+        batch.is_outstanding = True
+        self._outstanding += 1
 
     # -- answers
 
@@ -323,7 +343,7 @@ class PartitionQueue:
         else:
             # Its predecessor was given up, or the node forgot an idle producer: a new id mends both.
             self._flight.remove(batch)
-            self._requeued.append(batch)
+            insort(self._requeued, batch, key=NUMBER)
             self._poison()
 
     def _attempt_failed(self, batch: Batch, error: RlogError, *, is_uncertain: bool) -> None:
@@ -339,16 +359,17 @@ class PartitionQueue:
             self.is_disturbed = True
 
     def _give_up(
-        self, batch: Batch, cause: RlogError, *, kind: type[DeliveryFailed] = DeliveryFailed
+        self, batch: Batch, cause: Exception, *, kind: type[DeliveryFailed] = DeliveryFailed
     ) -> None:
         """Resolve the batch as failed. One on the wire stays in flight until its answer came."""
         is_unknown = batch.is_outstanding or batch.is_uncertain
+        why = str(cause) or type(cause).__name__  # MemoryError says no more than its name
         if batch in self._flight:
             self._poison()
             if not batch.is_outstanding:
                 self._flight.remove(batch)
         error = kind(
-            f"{batch.count} records for {self.topic}-{self.partition} were given up: {cause}",
+            f"{batch.count} records for {self.topic}-{self.partition} were given up: {why}",
             topic=self.topic,
             partition=self.partition,
             count=batch.count,
@@ -423,6 +444,10 @@ class PartitionQueue:
                 except RlogError as error:
                     self._last_error = error
                     continue
+                except Exception as error:
+                    # A bug, which is shown; what starts this again must not do so without a pause.
+                    self._last_error = ClientError(f"{self._name} failed: {error!r}")
+                    raise
                 if not self.is_disturbed or self._outstanding:
                     return
         finally:

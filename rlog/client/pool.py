@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable
 
 from rlog.client.connection import Connection
-from rlog.client.errors import ClientClosed, ConnectionLost
+from rlog.client.errors import ClientClosed, ConnectionLost, afresh
 from rlog.client.settings import Address, ClientSettings
 from rlog.client.tasks import Tasks, join
 from rlog.errors import RlogError
@@ -62,7 +62,7 @@ class Pool:
         except TimeoutError as error:
             raise ConnectionLost(f"{address} could not be reached in time", outcome="no") from error
         if isinstance(opened, RlogError):
-            raise opened
+            raise afresh(opened)
         return opened
 
     async def _open(self, key: Key) -> Connection | RlogError:

@@ -18,6 +18,7 @@ from rlog.client.errors import (
     DeliveryFailed,
     MessageTooLarge,
     UnknownPartition,
+    afresh,
 )
 from rlog.client.partition_queue import PartitionQueue, ProducerSettings
 from rlog.client.producer_id import ProducerId, draw_producer_id
@@ -31,8 +32,18 @@ Values = list[bytes] | tuple[bytes, ...]
 
 # Framing of one record at most: five varints of up to five bytes, one of up to ten, one byte of attributes.
 RECORD_OVERHEAD_BYTES_MAX: Final = 36
-# Failed batches remembered for `flush`; of more than these the first ones are reported.
+# Failed batches that nobody has seen, remembered for `flush`; of more than these the first ones are reported.
 FAILURES_MAX: Final = 64
+
+
+def headers_bytes(headers: Headers) -> int:
+    """What they take of a record at most. Raises TypeError for what is not names and values."""
+    size = 0
+    for name, content in headers:
+        if not isinstance(name, str) or not isinstance(content, bytes | None):
+            raise TypeError(f"headers are pairs of str and bytes or None, not of {name!r} and {content!r}")
+        size += len(name.encode()) + len(content or b"") + 10
+    return size
 
 
 class State(Enum):
@@ -95,6 +106,8 @@ class Producer:
         self._partitions = await self._router.load_topic(self.topic, deadline)
         if self._settings.is_idempotent:
             self._producer_id = await draw_producer_id(self._router, deadline)
+        if self._state is not State.NEW:  # closed, or opened by another task, meanwhile
+            raise ClientClosed(f"the producer is {self._state.value}")
         self._sticky = self._router.settings.random.randrange(self._partitions)
         self._router.listen(self)
         self._state = State.OPEN
@@ -114,9 +127,12 @@ class Producer:
 
         Without `partition` a key chooses it as Kafka's clients do (murmur2); records without a key stay in
         one partition for a batch's worth of bytes. `timestamp_ms`: now, by the wall clock, when left out.
+        The records of one task keep their order; between tasks that send at the same time there is none.
         Raises MessageTooLarge, UnknownPartition, ClientClosed, and DeadlineExceeded when memory stays full
-        for the delivery timeout; in all these cases the record is not sent.
+        for the delivery timeout; in all these cases, and at a TypeError, the record is not sent.
         """
+        if headers:
+            headers = tuple(headers)  # they are gone through twice
         size = self.size_of(value, key, headers)
         queue = self._queue(self._choose(key, partition))
         if timestamp_ms is None:
@@ -151,7 +167,7 @@ class Producer:
         """Bytes that a record is counted with. Raises MessageTooLarge for one that fits no batch."""
         size = RECORD_OVERHEAD_BYTES_MAX + len(value or b"") + len(key or b"")
         if headers:
-            size += sum(len(name.encode()) + len(content or b"") + 10 for name, content in headers)
+            size += headers_bytes(headers)
         if size > self._settings.batch_bytes_max:
             raise MessageTooLarge(
                 f"a record of {size} bytes exceeds batch_bytes_max={self._settings.batch_bytes_max}"
@@ -255,7 +271,7 @@ class Producer:
     # -- memory
 
     async def _room(self, size: int) -> None:
-        """Count `size` bytes, first come first served, waiting for memory if need be."""
+        """Count `size` bytes, waiting for memory if need be; who waits is served first come, first served."""
         if not self._waiting and self._buffered_bytes + size <= self._settings.buffer_bytes_max:
             self._buffered_bytes += size
             return
@@ -296,8 +312,11 @@ class Producer:
             waiter.set_result(None)
 
     def _resolved(self, batch: Batch) -> None:
-        if batch.error is not None and len(self._failed) < FAILURES_MAX:
-            self._failed.append(batch)
+        if batch.error is not None:
+            if len(self._failed) >= FAILURES_MAX:
+                self._failed = deque(each for each in self._failed if not each.is_seen)
+            if len(self._failed) < FAILURES_MAX:
+                self._failed.append(batch)
         self._release(batch.buffered_bytes)
 
     def leaders_changed(self) -> None:
@@ -320,7 +339,7 @@ class Producer:
         failed, self._failed = self._failed, deque()
         unseen = self._first_unseen(failed)
         if unseen is not None:
-            raise unseen
+            raise afresh(unseen)
 
     def _send_all(self) -> list[Batch]:
         for queue in self._queues.values():

@@ -4,6 +4,7 @@ from collections.abc import Generator, Sequence
 from typing import Final
 
 from rlog.client.batch import Batch
+from rlog.client.errors import afresh
 from rlog.records import ListReceipt, Receipt, Waited
 from rlog.wire.kafka.messages import PartitionReceipt
 
@@ -66,7 +67,7 @@ class ListAck:
         """The receipt of an ack that is done; raises as awaiting it does."""
         errors = [error for batch, _, _ in self._parts if (error := batch.see_error()) is not None]
         if errors:
-            raise errors[0]
+            raise afresh(errors[0])
         answers = [batch.result() for batch, _, _ in self._parts]
         first, last = self._parts[0][0], answers[-1]
         return ListReceipt(

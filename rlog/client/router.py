@@ -1,10 +1,9 @@
 """Finds the way: who leads a partition, over which connection, and what to do while nobody does.
 
 Metadata comes from any node that answers, bootstrap addresses included. A refresh asks one node after the
-other
-until one answers, starting with a different one each time: a node that is up but behind the others must not
-be asked twice in a row. A node that failed to answer is asked last for a while. How long one node may take
-doubles with each round in which none answered.
+other until one answers, starting with a different one each time: a node that is up but behind the others must
+not be asked twice in a row. A node that failed to answer is asked last for a while. How long one node may
+take doubles with each round in which none answered.
 """
 
 import asyncio
@@ -21,6 +20,7 @@ from rlog.client.errors import (
     Retriable,
     UnknownTopic,
     WrongCluster,
+    afresh,
 )
 from rlog.client.home import Home
 from rlog.client.metadata import MetadataCache, Node
@@ -115,20 +115,20 @@ class Router:
         Raises DeadlineExceeded (`__cause__`: the last error), and at once what is not Retriable.
         """
         backoff = Backoff(self.settings)
-        outcome = False
+        is_unknown = False
         while True:
             try:
                 return await attempt(deadline)
             except (Retriable, DeadlineExceeded) as error:
                 last = error
-                outcome = outcome or error.outcome == "unknown"
+                is_unknown = is_unknown or error.outcome == "unknown"
             if self.loop.time() < deadline and not self.is_closed:
                 await backoff.wait(deadline)
             self.check_open()
             if self.loop.time() >= deadline:
                 kind = NotConnected if isinstance(last, NotConnected) else DeadlineExceeded
                 raise kind(
-                    f"{what}: the deadline passed; last: {last}", outcome="unknown" if outcome else "no"
+                    f"{what}: the deadline passed; last: {last}", outcome="unknown" if is_unknown else "no"
                 ) from last
 
     # -- metadata
@@ -142,7 +142,7 @@ class Router:
         except TimeoutError as timeout:
             raise self._not_connected() from timeout
         if error is not None:
-            raise error
+            raise afresh(error)
 
     def refresh_soon(self) -> "asyncio.Task[RlogError | None]":
         if self._refreshing is None:
@@ -205,9 +205,11 @@ class Router:
 
     async def load_topic(self, topic: str, deadline: float) -> int:
         """The number of partitions of a topic. Raises UnknownTopic, DeadlineExceeded."""
-        self.cache.want(topic)
 
         async def attempt(deadline: float) -> int:
+            self.cache.want(
+                topic
+            )  # each time: another lookup of a topic that is none ends with forgetting it
             if not self.cache.knows(topic):
                 await self.refresh(deadline)
             return self._count_or_retry(topic)
@@ -225,8 +227,8 @@ class Router:
     # -- leaders
 
     async def leader_once(self, topic: str, partition: int, deadline: float) -> tuple[Node, int]:
-        """The leader and its generation, after one refresh if need be. Raises LeaderUnavailable and
-        others.
+        """The leader and its generation, after one refresh if need be. Raises LeaderUnavailable, and as
+        `load_topic`.
         """
         await self.load_topic(topic, deadline)
         self.cache.check_partition(topic, partition)
@@ -248,16 +250,28 @@ class Router:
     async def ask_any(
         self, what: str, ask: Callable[[Connection, float], Awaitable[T]], deadline: float
     ) -> T:
-        """Put a question to any node that answers, until the deadline."""
+        """Put a question to any node that answers, until the deadline.
+
+        What one node refuses another may grant: the error is raised once every node has refused.
+        """
+        refused: set[Address] = set()
 
         async def attempt(deadline: float) -> T:
-            address = self._candidates()[0]
+            candidates = self._candidates()
+            address = next((each for each in candidates if each not in refused), candidates[0])
             limit = min(deadline, self.loop.time() + 4 * self._patience_ms / 1000)
             try:
                 return await ask(await self.pool.get(address, CONTROL, limit), limit)
-            except (Retriable, DeadlineExceeded):
-                self._shunned_until[address] = self.loop.time() + SHUN_SECONDS
+            except ClientClosed:
                 raise
+            except (ClientError, ProtocolError) as error:
+                self._shunned_until[address] = self.loop.time() + SHUN_SECONDS
+                if isinstance(error, Retriable | DeadlineExceeded):
+                    raise
+                refused.add(address)
+                if refused.issuperset(candidates):
+                    raise
+                raise Retriable(str(error), outcome=error.outcome) from error
 
         return await self.retry(what, attempt, deadline)
 

@@ -3,11 +3,13 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from rlog.errors import ConfigurationError
 
-PORT_DEFAULT = 9092
+PORT_DEFAULT: Final = 9092
+# Times and sizes travel in 32 bits.
+INT32_MAX: Final = 2**31 - 1
 
 
 class Address(NamedTuple):
@@ -19,7 +21,8 @@ class Address(NamedTuple):
 
 
 def parse_bootstrap(bootstrap: str | Sequence[str]) -> tuple[Address, ...]:
-    """Addresses of ``"host:port,host:port"``, or of a sequence of ``"host:port"``. Port 9092 may be left out.
+    """Addresses of ``"host:port,host:port"``, or of a sequence of ``"host:port"``. Port 9092 may be left out;
+    an IPv6 address stands in brackets.
 
     Raises ConfigurationError, which names the part that is wrong.
     """
@@ -36,7 +39,13 @@ def _parse_address(text: str) -> Address:
     host, separator, port = text.rpartition(":")
     if text.endswith("]") or not separator:
         host, port = text, str(PORT_DEFAULT)
-    host = host.removeprefix("[").removesuffix("]")
+    is_bracketed = host.startswith("[") and host.endswith("]")
+    host = host[1:-1] if is_bracketed else host
+    if ":" in host and not is_bracketed:
+        raise ConfigurationError(
+            f"bootstrap address {text!r} has more than one colon; write an IPv6 address in brackets, as in "
+            f"'[::1]:9092'"
+        )
     if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
         raise ConfigurationError(f"bootstrap address {text!r} is not of the form 'host:port'")
     return Address(host, int(port))
@@ -78,6 +87,11 @@ class ClientSettings:
             raise ConfigurationError("client_id is longer than 1000 bytes; shorten it")
 
 
-def require_positive(name: str, value: int) -> None:
-    if value <= 0:
-        raise ConfigurationError(f"{name} is {value}; it must be above 0")
+def require_positive(name: str, value: int, *, at_most: int = INT32_MAX) -> None:
+    require_between(name, value, 1, at_most)
+
+
+def require_between(name: str, value: int, least: int, most: int) -> None:
+    """Raises ConfigurationError."""
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise ConfigurationError(f"{name} is {value!r}; it must be a whole number from {least} to {most}")

@@ -3,8 +3,9 @@
     with rlog.sync.connect("127.0.0.1:9092") as cluster:
         with cluster.producer("orders") as producer:
             receipt = producer.send(b"paid", key=b"42").result()
-        for record in cluster.consumer("orders"):
-            ...
+        with cluster.consumer("orders") as consumer:
+            for record in consumer:
+                ...
 
 What is awaited there returns here; an ack has `result()`. Everything may be used from many threads, but a
 consumer is read by one thread at a time. The work is done by the async client, on an event loop in a thread

@@ -140,7 +140,8 @@ class Cluster:
         max_wait_ms: int = 500,
         stall_timeout_ms: int = 60_000,
     ) -> Consumer:
-        """A consumer of one partition, of several, or of all: an iterator of records, or entered.
+        """A consumer of one partition, of several, or of all, to be entered with `with`; an iterator of
+        records. One that is left without being closed goes on fetching until the cluster is closed.
 
         Arguments and errors are those of `rlog.client.Cluster.consumer`.
         """

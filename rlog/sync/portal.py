@@ -66,6 +66,10 @@ class _Call:
         else:
             self.ended.set_result(result)
 
+    def raised(self, error: BaseException) -> bool:
+        """It ended with this very error, which no interrupt is."""
+        return self.ended.done() and not self.ended.cancelled() and self.ended.exception() is error
+
     def cancel(self) -> None:
         if self.task is not None:
             self.task.cancel()
@@ -77,7 +81,7 @@ class Portal:
     def __init__(self, name: str) -> None:
         self.name = name
         self._process_id = os.getpid()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal's handler may send while its thread does
         self._calls: set[_Call] = set()  # somebody waits for these
         self._is_closed = False
         self._loop: asyncio.AbstractEventLoop
@@ -109,6 +113,8 @@ class Portal:
         self._end = asyncio.Event()
         started.set_result(None)
         await self._end.wait()
+        with self._lock:
+            self._is_closed = True  # before the loop takes no more calls
 
     @property
     def is_forked(self) -> bool:
@@ -143,7 +149,7 @@ class Portal:
         except BaseException as error:
             if call not in self._calls:  # it was never sent, or the loop ended
                 work.close()
-            elif not (call.ended.done() and call.ended.exception() is error):
+            elif not call.raised(error):
                 self._withdraw(call, undo)
             raise
         finally:

@@ -7,7 +7,10 @@ is told at once (too large, no such partition, wrong type); what goes wrong late
 real producer's backpressure, and its deadline, reach the caller.
 
 `send_many` crosses once per list. Records are admitted in the order in which they were sent, by whichever
-thread; each call of any thread is whole.
+thread; but between the batches of a list that fills more than one, other threads' records may lie.
+
+`send` may be interrupted anywhere, and called by a signal's handler while the same thread is in it: whatever
+one call leaves behind, the next finds the queue and the loop in order.
 """
 
 import asyncio
@@ -26,7 +29,8 @@ from rlog.sync.receipts import Ack, ListAck
 
 # Of records that the loop has not admitted yet: above it `send` waits.
 QUEUED_BYTES_MAX: Final = 1024 * 1024
-# Records that could not be admitted, remembered for `flush`; of more than these the first ones are reported.
+# Records that could not be admitted and nobody asked about, remembered for `flush`; of more than these the
+# first ones are reported.
 REFUSED_MAX: Final = 64
 
 
@@ -47,10 +51,9 @@ class Producer:
         self.topic = producer.topic
         self._portal = portal
         self._producer = producer
-        self._lock = threading.Lock()  # of what follows, where it is changed by several threads
+        self._lock = threading.RLock()  # of what follows, where it is changed by several threads
         self._queue: deque[_Queued] = deque()
         self._queued_bytes = 0
-        self._queued_count = 0  # since the start
         self._is_expected = False  # the loop knows that something is in the queue
         # These are the loop's.
         self._taken_count = 0  # admitted or refused, since the start
@@ -111,12 +114,11 @@ class Producer:
         ack = Ack(self._portal, self._admitted)
         queued = _Queued(value, key, headers, partition, timestamp_ms, size, ack)
         with self._lock:
-            self._queue.append(queued)
-            self._queued_count += 1
+            if not self._is_expected:  # told before it is said to know: told twice is no harm, never would be
+                self._portal.post(self._admit_soon)
+                self._is_expected = True
             self._queued_bytes += size
-            was_expected, self._is_expected = self._is_expected, True
-        if not was_expected:
-            self._portal.post(self._admit_soon)
+            self._queue.append(queued)
         if self._queued_bytes > QUEUED_BYTES_MAX:
             self._portal.run(self._admitted())
         return ack
@@ -156,7 +158,7 @@ class Producer:
         finally:
             self._admitting = None
             with self._lock:
-                self._queued_bytes -= taken_bytes
+                self._queued_bytes = self._queued_bytes - taken_bytes if self._queue else 0
                 self._is_expected = bool(self._queue)
             if self._is_expected:
                 self._admit_soon()
@@ -172,6 +174,8 @@ class Producer:
             )
         except (RlogError, TypeError, ValueError, ArithmeticError) as error:
             queued.ack.refused(error)
+            if len(self._refused) >= REFUSED_MAX:
+                self._refused = deque(each for each in self._refused if not each.is_seen)
             if len(self._refused) < REFUSED_MAX:
                 self._refused.append(queued.ack)
         else:
@@ -179,7 +183,7 @@ class Producer:
 
     async def _admitted(self) -> None:
         """Return when everything sent before is admitted or refused."""
-        count = self._queued_count
+        count = self._taken_count + len(self._queue)
         while self._taken_count < count:
             self._admit_soon()
             assert self._admitting is not None

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from rlog.client import receipts as client
-from rlog.client.errors import DeadlineExceeded
+from rlog.client.errors import DeadlineExceeded, afresh
 from rlog.records import ListReceipt, Receipt
 from rlog.sync.portal import Portal
 
@@ -19,7 +19,7 @@ class Ack:
     `flush()` and `close()`.
     """
 
-    __slots__ = ("_ack", "_is_seen", "_portal", "_refusal", "_settle")
+    __slots__ = ("_ack", "_portal", "_refusal", "_settle", "is_seen")
 
     def __init__(self, portal: Portal, settle: Settle) -> None:
         """settle: awaited on the loop, it returns when the record is admitted or refused."""
@@ -27,7 +27,7 @@ class Ack:
         self._settle = settle
         self._ack: client.Ack | None = None
         self._refusal: Exception | None = None
-        self._is_seen = False
+        self.is_seen = False  # the refusal
 
     def admitted(self, ack: client.Ack) -> None:
         self._ack = ack
@@ -38,9 +38,9 @@ class Ack:
 
     def raise_unseen(self) -> None:
         """The refusal that nobody got to see."""
-        if self._refusal is not None and not self._is_seen:
-            self._is_seen = True
-            raise self._refusal
+        if self._refusal is not None and not self.is_seen:
+            self.is_seen = True
+            raise afresh(self._refusal)
 
     def done(self) -> bool:
         return self._refusal is not None or (self._ack is not None and self._ack.done())
@@ -54,8 +54,8 @@ class Ack:
         if not self.done():
             self._portal.run(self._wait(timeout_ms))
         if self._refusal is not None:
-            self._is_seen = True
-            raise self._refusal
+            self.is_seen = True
+            raise afresh(self._refusal)
         assert self._ack is not None
         return self._ack.result()
 

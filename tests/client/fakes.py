@@ -503,10 +503,10 @@ def world(**settings: Any) -> Iterator[World]:
     assert left == (0, [])
 
 
-async def until(condition: Callable[[], bool], *, seconds: float = 30.0) -> None:
-    """Wait in virtual time."""
+async def until(condition: Callable[[], bool], *, seconds: float = 30.0, step: float = 0.001) -> None:
+    """Wait in virtual time, looking every `step` seconds."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds
     while not condition():
         assert loop.time() < deadline, "what was waited for did not happen"
-        await asyncio.sleep(0.001)
+        await asyncio.sleep(step)

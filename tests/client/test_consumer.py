@@ -1,11 +1,14 @@
 """Reading: where it starts, what it survives, what it says while it waits."""
 
 import asyncio
+import sys
+import traceback
 
 import pytest
 
 from rlog._core import SpanBuilder
 from rlog.client import (
+    At,
     ClientClosed,
     ClientError,
     Cluster,
@@ -15,7 +18,7 @@ from rlog.client import (
     RequestRefused,
     UnknownPartition,
 )
-from rlog.errors import ConfigurationError, CorruptBatch
+from rlog.errors import ConfigurationError, CorruptBatch, RlogError, UnsupportedCodec
 from rlog.records import Record
 from rlog.wire.kafka import codes
 from tests.client.fakes import Garble, Hang, Late, Refuse, Reset, Treatment, World, until, world
@@ -377,10 +380,21 @@ def test_a_cancelled_reader_loses_nothing() -> None:
 def test_what_makes_no_sense_is_refused() -> None:
     async def program(made: World) -> None:
         async with made.connect() as cluster:
-            with pytest.raises(ConfigurationError):
-                cluster.consumer("orders", start="yesterday")
-            with pytest.raises(ConfigurationError):
-                cluster.consumer("orders", prefetch_bytes_max=0)
+            for wrong in (
+                {"start": "yesterday"},
+                {"start": 2**63},
+                {"start": At(2**63)},
+                {"start": At("1")},
+                {"prefetch_bytes_max": 0},
+                {"fetch_bytes_max": 2**32},
+                {"max_wait_ms": 2**32},
+                {"partition": "0"},
+                {"partition": ["0"]},
+                {"partition": True},
+                {"partition": -1},
+            ):
+                with pytest.raises(ConfigurationError):
+                    cluster.consumer("orders", **wrong)
             with pytest.raises(UnknownPartition):
                 await cluster.consumer("orders", partition=1).fetch()
             made.cluster.treat("Fetch", Refuse(29))  # TOPIC_AUTHORIZATION_FAILED
@@ -421,3 +435,154 @@ async def read(consumer: Consumer, way: str) -> list[bytes | None]:
     if way == "fetch":
         return [record.value for record in await consumer.fetch()]
     return [(await anext(consumer)).value]
+
+
+def damaged(data: bytes) -> bytes:
+    return data[:-1] + bytes([data[-1] ^ 1])
+
+
+@pytest.mark.parametrize("way", ["fetch", "values", "iterate"])
+def test_what_lies_around_a_batch_that_cannot_be_read_is_returned(way: str) -> None:
+    """The error says which offsets are lost, and where to go on."""
+
+    async def program(made: World) -> None:
+        log = made.cluster.logs["orders", 0]
+        async with made.connect() as cluster:
+            await fill(cluster, 21)
+            log.batches[1] = (log.batches[1][0], damaged(log.batches[1][1]))
+            async with cluster.consumer("orders", partition=0) as consumer:
+                got: list[bytes | None] = []
+                while len(got) < 7:
+                    got += await read(consumer, way)
+                for _ in range(2):
+                    with pytest.raises(CorruptBatch, match=r"offsets 7 to 13 of orders-0 .* seek\(0, 14\)"):
+                        await read(consumer, way)
+                consumer.seek(0, 14)
+                while len(got) < 14:
+                    got += await read(consumer, way)
+                assert got == [*numbers(7), *numbers(14, 21)]
+
+    with world() as made:
+        made.run(program(made))
+
+
+def test_a_batch_in_a_codec_that_is_not_here_is_not_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def program(made: World) -> None:
+        async with made.connect() as cluster:
+            await fill(cluster, 7)
+            async with cluster.producer("orders", compression="zstd") as producer:
+                await (await producer.send_many([bytes(1000)] * 7))
+            async with cluster.consumer("orders", partition=0) as consumer:
+                assert (await anext(consumer)).value == b"0"  # all that is imported late is here now
+                consumer.seek(0, 0)
+                monkeypatch.delitem(sys.modules, "cramjam")
+                monkeypatch.setattr(sys, "meta_path", [])
+                assert await take(consumer, 7) == numbers(7)
+                for _ in range(2):
+                    with pytest.raises(UnsupportedCodec, match="offsets 7 to 13") as caught:
+                        await consumer.fetch()
+                    assert caught.value.codec == "zstd"
+                monkeypatch.undo()
+                assert await take(consumer, 7) == [bytes(1000)] * 7
+
+    with world() as made:
+        made.run(program(made))
+
+
+def test_a_partition_whose_connection_ended_while_nothing_was_asked_is_read_on() -> None:
+    """It is paused, its node dies, and meanwhile another partition finds a new leader."""
+
+    async def program(made: World) -> None:
+        async with made.connect() as cluster:
+            made.cluster.elect(2, partition=1)
+            for partition in range(2):
+                await fill(cluster, 5, first=10 * partition, partition=partition)
+            async with cluster.consumer("orders") as consumer:
+                assert set(await take(consumer, 10)) == {*numbers(5), *numbers(10, 15)}
+                consumer.pause(0)
+                await asyncio.sleep(2)
+                made.cluster.nodes[1].down()
+                made.cluster.elect(3, partition=0)
+                await asyncio.sleep(1)
+                consumer.seek(1, 5)
+                await asyncio.sleep(1)
+                consumer.resume(0)
+                await fill(cluster, 5, first=5, partition=0)
+                assert await take(consumer, 5) == numbers(5, 10)
+
+    with world(topics={"orders": 2}) as made:
+        made.run(program(made))
+
+
+def test_a_reader_that_was_long_away_is_not_told_of_a_stall() -> None:
+    """What was fetched ahead filled its room, so its leader was not even asked."""
+
+    async def program(made: World) -> None:
+        async with made.connect() as cluster:
+            await fill(cluster, 70)
+            async with cluster.consumer(
+                "orders", partition=0, prefetch_bytes_max=300, stall_timeout_ms=1000
+            ) as consumer:
+                got = []
+                while len(got) < 70:
+                    got += await take(consumer, 1)
+                    await asyncio.sleep(3)
+                assert got == numbers(70)
+
+    with world() as made:
+        made.run(program(made))
+
+
+def test_an_empty_read_undoes_nothing() -> None:
+    """`unread` is what an interrupted blocking call does with the records that nobody got."""
+
+    async def program(made: World) -> None:
+        async with made.connect() as cluster:
+            await fill(cluster, 14)
+            async with cluster.consumer("orders", partition=0) as consumer:
+                await take(consumer, 14)
+                assert await consumer.fetch(timeout_ms=50) == []
+                consumer.unread()
+                assert consumer.position() == 14
+                consumer.seek(0, 7)
+                assert await take(consumer, 7) == numbers(7, 14)
+                consumer.unread()
+                assert consumer.position() == 7
+                consumer.unread()
+                assert await take(consumer, 7) == numbers(7, 14)
+                consumer.seek(0, 14)
+                assert await consumer.values(timeout_ms=50) == []
+                consumer.unread()
+                assert consumer.position() == 14
+
+    with world() as made:
+        made.run(program(made))
+
+
+def test_a_seek_is_not_met_by_the_error_of_the_place_before_it() -> None:
+    async def program(made: World) -> None:
+        async with made.connect() as cluster:
+            await fill(cluster, 10)
+            made.cluster.treat("ListOffsets", Refuse(codes.UNSUPPORTED_VERSION))
+            async with cluster.consumer("orders", partition=0, start="latest") as consumer:
+                await until(lambda: made.cluster.count("ListOffsets") > 0, step=0.00001)
+                consumer.seek(0, 3)
+                assert await take(consumer, 7) == numbers(3, 10)
+
+    with world() as made:
+        made.run(program(made))
+
+
+def test_an_error_that_is_raised_again_and_again_does_not_grow() -> None:
+    async def program(made: World) -> None:
+        async with made.connect() as cluster:
+            lengths = []
+            async with cluster.consumer("orders", partition=0, start=100) as consumer:
+                for _ in range(20):
+                    with pytest.raises(RlogError) as caught:
+                        await consumer.fetch()
+                    lengths.append(len(traceback.format_exception(caught.value)))
+            assert lengths[1] == lengths[-1]
+
+    with world() as made:
+        made.run(program(made))

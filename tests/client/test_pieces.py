@@ -9,6 +9,7 @@ from rlog._core import BatchBuilder, SpanBuilder, check_client_batches, decode_v
 from rlog.client import MessageTooLarge
 from rlog.client.batch import Batch
 from rlog.client.cursor import whole_batches
+from rlog.client.home import Home
 from rlog.client.partition_queue import next_sequence
 from rlog.errors import ConfigurationError, ProtocolError
 from rlog.wire.kafka._hot import partition_of
@@ -31,8 +32,14 @@ def run_of(*counts: int, base_offset: int = 0) -> bytes:
     return bytes(span.build())
 
 
+async def made_batch(builder: BatchBuilder) -> Batch:
+    return Batch(Home(), "orders", 0, 1, builder, deadline=0.0)
+
+
 def test_a_batch_restamped_for_another_producer_is_intact() -> None:
-    batch = Batch("orders", 0, filled(b"a", b"b"), deadline=0.0)
+    loop = asyncio.new_event_loop()
+    batch = loop.run_until_complete(made_batch(filled(b"a", b"b")))
+    loop.close()
     batch.close(7, 0, 100)
     before = bytes(batch.data)
     batch.close(8, 3, 0)

@@ -3,23 +3,30 @@
 import asyncio
 import subprocess
 import sys
+from collections.abc import Callable
+from random import Random
 
 import pytest
+import uvloop
 
 import rlog
 from rlog.client import (
     ClientClosed,
     ConnectionLost,
     DeadlineExceeded,
+    DeliveryFailed,
     NotConnected,
+    RequestRefused,
     UnknownPartition,
     UnknownTopic,
     WrongCluster,
 )
-from rlog.client.settings import Address, parse_bootstrap
+from rlog.client.connection import Connection
+from rlog.client.router import Router
+from rlog.client.settings import Address, ClientSettings, parse_bootstrap
 from rlog.errors import ConfigurationError
 from rlog.wire.kafka import codes
-from tests.client.fakes import Hang, Late, Refuse, Reset, World, until, world
+from tests.client.fakes import Garble, Hang, Late, Refuse, Reset, World, until, world
 
 
 def test_importing_rlog_loads_nothing_heavy() -> None:
@@ -43,7 +50,9 @@ def test_bootstrap_addresses(text: str, addresses: list[tuple[str, int]]) -> Non
     assert parse_bootstrap(text.split(",")) == parse_bootstrap(text)
 
 
-@pytest.mark.parametrize("text", ["", " , ", "a:", "a:x", "a:0", "a:65536", ":9092", "a:²"])
+@pytest.mark.parametrize(
+    "text", ["", " , ", "a:", "a:x", "a:0", "a:65536", ":9092", "a:²", "::1", "fe80::1:9092", "[::1"]
+)
 def test_bootstrap_addresses_that_are_none(text: str) -> None:
     with pytest.raises(ConfigurationError):
         rlog.connect(text)
@@ -264,6 +273,100 @@ def test_closing_at_any_moment_leaves_nothing(after_ms: float) -> None:
         assert made.loop.time() - began < 0.01
         results = await asyncio.gather(*tasks, return_exceptions=True)
         assert all(isinstance(each, rlog.RlogError) for each in results), results
+
+    with world() as made:
+        made.run(program(made))
+
+
+# -- addresses that are none, nodes that refuse
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+@pytest.mark.parametrize(
+    "address",
+    [
+        Address("a" * 64, 9092),  # no label of a host name is so long
+        Address("bad..host", 9092),
+        Address("127.0.0.1", 70_000),
+        Address("127.0.0.1", -1),
+    ],
+)
+def test_an_address_that_is_none_is_a_connection_that_cannot_be_made(
+    address: Address, new_loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    """A node may advertise it: then whoever asks tries again, and another node."""
+
+    async def program() -> None:
+        settings = ClientSettings((address,), Random(1), lambda: 0)
+        connection = Connection(
+            address, settings, check_cluster=print, on_lost=lambda _: None, on_overdue=lambda _: None
+        )
+        with pytest.raises(ConnectionLost, match=r"is no address|cannot connect"):
+            await connection.open(asyncio.get_running_loop().time() + 5)
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(program())
+
+
+def test_a_bug_in_the_way_to_the_leader_is_shown_and_not_repeated_without_a_pause(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tries: list[float] = []
+
+    async def fail(self: Router, *_: object) -> None:
+        tries.append(self.loop.time())
+        raise KeyError("a bug")
+
+    async def program(made: World) -> None:
+        async with made.connect() as cluster:
+            producer = cluster.producer("orders", delivery_timeout_ms=1000)
+            await producer.open()
+            monkeypatch.setattr(Router, "connection_once", fail)
+            with pytest.raises(DeliveryFailed, match="a bug"):
+                await (await producer.send(b"x"))
+            producer.abandon()
+
+    with world() as made:
+        made.run(program(made))
+        assert 1 < len(tries) == len(made.loop.failures) < 40
+        made.loop.failures.clear()
+
+
+def test_two_that_look_for_a_topic_that_is_none_both_hear_it() -> None:
+    async def program(made: World) -> None:
+        async with made.connect() as cluster:
+            began = made.loop.time()
+            waiting = [asyncio.create_task(cluster.end_offset("nowhere")) for _ in range(3)]
+            for each in waiting:
+                with pytest.raises(UnknownTopic):
+                    await each
+            assert made.loop.time() - began < 5
+
+    with world() as made:
+        made.run(program(made))
+
+
+def test_what_one_node_refuses_another_is_asked() -> None:
+    async def program(made: World) -> None:
+        async with made.connect() as cluster:
+            for _ in range(6):
+                made.cluster.treat("InitProducerId", Refuse(codes.UNSUPPORTED_VERSION), Garble())
+                async with cluster.producer("orders") as producer:
+                    await producer.send(b"x")
+            assert not made.cluster.script["InitProducerId"]
+
+    with world() as made:
+        made.run(program(made))
+
+
+def test_what_every_node_refuses_is_refused_at_once() -> None:
+    async def program(made: World) -> None:
+        async with made.connect() as cluster:
+            began = made.loop.time()
+            made.cluster.treat("InitProducerId", *[Refuse(codes.UNSUPPORTED_VERSION)] * 3)
+            with pytest.raises(RequestRefused, match="UNSUPPORTED_VERSION"):
+                await cluster.producer("orders").open()
+            assert made.loop.time() - began < 2
 
     with world() as made:
         made.run(program(made))

@@ -223,3 +223,61 @@ producer.send(b"x").result()
     assert done.returncode == (1 if name in ("an exception", "sys.exit") else 0), done.stderr
     assert "ResourceWarning: the client" in done.stderr
     assert "Fatal" not in done.stderr
+
+
+def test_what_is_sent_after_an_interrupted_send_is_admitted(
+    bootstrap: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C between telling the loop and noting that it knows, or the other way round."""
+    with rlog.sync.connect(bootstrap) as cluster, cluster.producer("orders") as producer:
+        portal = producer._portal
+        post = portal.post
+
+        def interrupted(function: Callable[[], None]) -> None:
+            monkeypatch.setattr(portal, "post", post)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(portal, "post", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            producer.send(b"interrupted")
+        acks = [producer.send(b"later") for _ in range(5)]
+        wait_for(lambda: all(ack.done() for ack in acks), "what was sent later")
+        producer.flush()
+        assert producer.buffered_bytes == 0
+
+
+def test_a_signal_handler_may_send_while_its_thread_does(
+    bootstrap: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with rlog.sync.connect(bootstrap) as cluster, cluster.producer("orders") as producer:
+        begin = cluster.end_offset("orders")
+        from_handler: list[rlog.sync.Ack] = []
+        post = producer._portal.post
+
+        def interrupted(function: Callable[[], None]) -> None:
+            """In the middle of `send`."""
+            monkeypatch.setattr(producer._portal, "post", post)
+            with producer._portal._lock:
+                signal.raise_signal(signal.SIGUSR1)
+            post(function)
+
+        def handle(*_: object) -> None:
+            from_handler.append(producer.send(b"from the handler"))
+
+        before = signal.signal(signal.SIGUSR1, handle)
+        try:
+            monkeypatch.setattr(producer._portal, "post", interrupted)
+            ack = producer.send(b"x")
+        finally:
+            signal.signal(signal.SIGUSR1, before)
+        assert sorted([ack.result().offset, from_handler[0].result().offset]) == [begin, begin + 1]
+
+
+def test_an_interrupt_of_a_call_that_is_cancelled_stays_an_interrupt() -> None:
+    async def work() -> None:
+        pass
+
+    call = _Call(work())
+    call.ended.cancel()
+    assert not call.raised(KeyboardInterrupt())
+    call.work.close()

@@ -23,7 +23,7 @@ PROTOCOLS = {*SPELLED, *SPELLED.values()}
 INNER = {
     "Producer": {"is_open", "size_of", "check_takes", "leaders_changed"},
     "Consumer": {"take_decoded", "decode_more", "unread", "leaders_changed"},
-    "Ack": {"admitted", "refused", "raise_unseen"},
+    "Ack": {"admitted", "refused", "is_seen", "raise_unseen"},
 }
 
 
