@@ -271,7 +271,7 @@ class Router:
                 refused.add(address)
                 if refused.issuperset(candidates):
                     raise
-                raise Retriable(str(error), outcome=error.outcome) from error
+                raise Retriable(str(error)) from error
 
         return await self.retry(what, attempt, deadline)
 
