@@ -232,8 +232,8 @@ def load_config(
     missing = [item.name for item in fields(NodeConfig) if _is_required(item) and item.name not in values]
     if missing:
         raise ConfigurationError(
-            f"missing setting: {', '.join(missing)}; write it in the configuration file, or set "
-            f"{', '.join(map(_variable, missing))}"
+            f"missing setting: {', '.join(missing)}; write it in the configuration file, set "
+            f"{', '.join(map(_variable, missing))}, or give {', '.join(map(_flag, missing))} to rlog serve"
         )
     return _validated(values, origins)
 
@@ -244,6 +244,11 @@ def _is_required(item: Any) -> bool:
 
 def _variable(name: str) -> str:
     return ENVIRONMENT_PREFIX + name.upper()
+
+
+def _flag(name: str) -> str:
+    """Of `rlog serve`, which has one for every required setting."""
+    return f"--{name.replace('_', '-')}"
 
 
 def _from_file(path: Path) -> dict[str, Any]:

@@ -157,6 +157,11 @@ def warnings_of(config: "NodeConfig") -> list[str]:
             f"peers: {count} nodes vote, of which {count // 2 + 1} must be up: they survive no more failures "
             f"than {count - 1} would; add a node"
         )
+    if not config.topics:
+        found.append(
+            "topics: none is declared, so no record can be written, and no client can create one: declare "
+            "each topic at every node, under [topics], with --topic or in RLOG_TOPICS, and start them anew"
+        )
     for name in sorted(config.topics):
         found += _warnings_of_topic(config, name, config.topic(name))
     return found + _warnings_of_addresses(config)

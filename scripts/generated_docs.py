@@ -42,7 +42,7 @@ FLAG_SETS = {
     "peer_listen": ("peer_host", "peer_port"),
     "admin": ("admin_host", "admin_port"),
 }
-FLAGS_OF_THE_PROCESS = {"config_path", "check", "log_level", "log_format", "stop_on_eof"}
+FLAGS_OF_THE_PROCESS = {"config_path", "as_json", "check", "log_level", "log_format", "stop_on_eof"}
 UNITS = {"_ms": "ms", "_bytes_max": "bytes", "_bytes": "bytes", "_count_max": "count"}
 
 

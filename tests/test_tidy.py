@@ -59,6 +59,7 @@ LAYERS = {
         "node",
         "observe",
         "log",
+        "wire",
         "_core",
         "config",
         "errors",

@@ -6,9 +6,11 @@ Exit statuses, the same for every command:
 * 1    it failed: a check did not hold, a record was not acknowledged, `verify` found something that a start
        makes anew, a node ended by itself, a partition has no leader.
 * 2    the command line or the configuration is wrong, or there is no such topic or partition; nothing was
-       started.
+       served, read or written, though a node may have made its data directory.
 * 3    no node could be reached, or none was ready in time.
 * 4    the data directory was refused or is damaged, or the disk failed.
+* 5    standard output could not be written, on a full disk for instance: what was to be said is lost. That
+       its reader has enough (`| head`) is no failure.
 * 130  ended by Ctrl-C before it was done; what was done is printed.
 """
 

@@ -26,6 +26,7 @@ from rlog.cli.exits import INTERRUPTED, UNREACHABLE, errors_as_exits, fail
 from rlog.cli.interrupts import Interrupts
 from rlog.cli.local_cluster import LocalCluster, NotReady
 from rlog.cli.options import json_option, timeout_option
+from rlog.cli.output import printing
 from rlog.cli.progress import Bar, bar
 from rlog.cli.session import connected, run
 from rlog.client import ListAck, Producer
@@ -165,11 +166,12 @@ def command(bootstrap: str | None, embedded: bool, topic: str, data: Path, recor
             report.interrupted = True
         except NotReady as error:
             fail(str(error), exit_code=UNREACHABLE)
-    if as_json:
-        click.echo(json.dumps(report.fields(), indent=2))
-    else:
-        for line in report.lines():
-            click.echo(line)
+    with printing():
+        if as_json:
+            click.echo(json.dumps(report.fields(), indent=2))
+        else:
+            for line in report.lines():
+                click.echo(line)
     if report.interrupted:
         click.echo("rlog: interrupted", err=True)
         raise SystemExit(INTERRUPTED)

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-import os
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -16,16 +16,15 @@ from rlog.cli.options import bootstrap_option, json_option, timeout_option
 from rlog.cli.places import parse_place
 from rlog.cli.record_json import encode
 from rlog.cli.session import connected, run
-from rlog.client import At, Cluster, Consumer, LeaderUnavailable, Record, Start
-from rlog.errors import ConfigurationError
+from rlog.client import At, Cluster, Consumer, LeaderUnavailable, OffsetOutOfRange, Record, Start
+from rlog.errors import ConfigurationError, RlogError
 
-STDOUT = 1
 POLL_S = 0.1
 
 
 @dataclass(slots=True)
 class Printer:
-    """Writes records to standard output; `records` counts them. Raises BrokenPipeError."""
+    """Writes records to standard output; `records` counts them. Raises OutputFailed."""
 
     as_json: bool
     delimiter: bytes
@@ -38,9 +37,9 @@ class Printer:
         for record in records:
             parts += self._form(record)
             count += 1
-        rest = memoryview(parts)
-        while rest:
-            rest = rest[os.write(STDOUT, rest) :]
+        output = sys.stdout.buffer
+        output.write(parts)
+        output.flush()
         self.records += count
 
     def _form(self, record: Record) -> bytes:
@@ -103,6 +102,18 @@ def _until(text: str, now: datetime) -> Start:
     return place
 
 
+class NoSuchPlace(RlogError):
+    """As OffsetOutOfRange, in the words of the command line."""
+
+    def __init__(self, error: OffsetOutOfRange) -> None:
+        start, end = error.start_offset, error.end_offset
+        holds = f"holds offsets {start} to {end - 1}" if start < end else f"is empty, its next offset {end}"
+        super().__init__(
+            f"offset {error.offset} of {error.topic}-{error.partition} is not in the log, which {holds}: "
+            f"name another place with --from (earliest, latest, an offset, a time)"
+        )
+
+
 @dataclass(slots=True)
 class _Consume:
     """One run. `ends`: per partition the offset to stop at, once they are known; None: never."""
@@ -130,9 +141,8 @@ class _Consume:
                 )
                 async with consumer:
                     await self._print(consumer)
-        except BrokenPipeError:
-            # The reader has what it wanted. Python's own flush at the end must not complain of it.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), STDOUT)
+        except OffsetOutOfRange as error:
+            raise NoSuchPlace(error) from error
         except asyncio.CancelledError:
             if not interrupts.arrived:
                 raise

@@ -1,97 +1,72 @@
-"""Ask one node how it is, by the private DescribeNode request (api key 32001, version 0).
+"""Ask one node how it is (DescribeNode), and whom it knows (Metadata).
 
-Blocking, and apart from the client on purpose: it asks exactly the address given, also when that node is no
-longer a broker that the client would choose.
+Blocking, and apart from the client on purpose: it asks exactly the address given, once, and a node that does
+not answer is an answer.
 """
 
-import json
 import socket
 import struct
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from rlog.errors import ProtocolError
+from rlog.wire.kafka.describe_node import (
+    NodeDescription,
+    decode_describe_node_response,
+    encode_describe_node_request,
+)
+from rlog.wire.kafka.messages import Buffer
+from rlog.wire.kafka.metadata import decode_metadata_response, encode_metadata_request
 
-DESCRIBE_NODE = 32001
 ANSWER_BYTES_MAX = 64 << 20
-CLIENT_ID = b"rlog-cli"
+CLIENT_ID = "rlog-cli"
+
+Address = tuple[str, int]
 
 
-@dataclass(frozen=True, slots=True)
-class ReplicaState:
-    """One replica of one partition, as its node sees it. Offsets are exclusive ends."""
-
-    topic: str
-    partition: int
-    role: str
-    leader: int
-    generation: int
-    start_offset: int
-    hwm: int
-    end_offset: int
-    flushed_offset: int
-    followers: dict[int, dict[str, int]]
-    trouble: str | None
-
-    @classmethod
-    def of(cls, fields: dict[str, Any]) -> "ReplicaState":
-        trouble = (
-            fields.get("failed") or fields.get("damage") or ("suspect" if fields.get("suspect") else None)
-        )
-        return cls(
-            topic=fields["topic"],
-            partition=fields["partition"],
-            role=fields["role"],
-            leader=fields["leader"] or 0,
-            generation=fields["generation"],
-            start_offset=fields["start_offset"],
-            hwm=fields["hwm"],
-            end_offset=fields["end_offset"],
-            flushed_offset=fields["flushed_offset"],
-            followers={int(node): state for node, state in (fields.get("followers") or {}).items()},
-            trouble=str(trouble) if trouble else None,
-        )
+def describe(host: str, port: int, *, timeout_s: float = 2.0) -> NodeDescription:
+    """What the node at (host, port) says of itself. Raises OSError (also on timeout) or ProtocolError."""
+    with _connected(host, port, timeout_s) as connection:
+        return _description(connection)
 
 
-@dataclass(frozen=True, slots=True)
-class NodeState:
-    node_id: int
-    cluster_id: str
-    incarnation: int
-    uuid: str
-    version: str
-    partitions: list[ReplicaState]
-
-    @classmethod
-    def of(cls, fields: dict[str, Any]) -> "NodeState":
-        return cls(
-            node_id=fields["node_id"],
-            cluster_id=fields["cluster_id"],
-            incarnation=fields["incarnation"],
-            uuid=fields["uuid"],
-            version=fields["version"],
-            partitions=[ReplicaState.of(partition) for partition in fields["partitions"]],
-        )
-
-    def replica(self, topic: str, partition: int) -> ReplicaState | None:
-        return next(
-            (each for each in self.partitions if (each.topic, each.partition) == (topic, partition)), None
-        )
+def describe_with_nodes(
+    host: str, port: int, *, timeout_s: float
+) -> tuple[NodeDescription, dict[int, Address]]:
+    """As `describe`; and where each node of its cluster tells clients to connect, by node id."""
+    with _connected(host, port, timeout_s) as connection:
+        description = _description(connection)
+        # No topic is asked for: who is there is all that is wanted.
+        answer = _asked(connection, 2, encode_metadata_request(2, CLIENT_ID, ()))
+    brokers = decode_metadata_response(answer).brokers
+    return description, {broker.node_id: (broker.host, broker.port) for broker in brokers}
 
 
-def describe(host: str, port: int, *, timeout_s: float = 2.0) -> NodeState:
-    """The state of the node at (host, port). Raises OSError (also on timeout) or ProtocolError."""
-    header = struct.pack(">hhih", DESCRIBE_NODE, 0, 1, len(CLIENT_ID)) + CLIENT_ID
+@contextmanager
+def _connected(host: str, port: int, timeout_s: float) -> Iterator[socket.socket]:
+    """Raises ProtocolError, which names the address, for what is no answer of rlog's."""
     with socket.create_connection((host, port), timeout=timeout_s) as connection:
-        connection.sendall(struct.pack(">i", len(header)) + header)
-        (size,) = struct.unpack(">i", _receive(connection, 4))
-        if not 8 <= size <= ANSWER_BYTES_MAX:
-            raise ProtocolError(f"{host}:{port} does not answer as an rlog node: an answer of {size} bytes")
-        answer = _receive(connection, size)
-    correlation, length = struct.unpack_from(">ii", answer)
-    if correlation != 1 or length != size - 8:
-        raise ProtocolError(f"{host}:{port} does not answer as an rlog node: {answer[:16]!r}")
-    return NodeState.of(json.loads(answer[8:]))
+        try:
+            yield connection
+        except ProtocolError as error:
+            raise ProtocolError(f"{host}:{port} does not answer as an rlog node: {error}") from error
+
+
+def _description(connection: socket.socket) -> NodeDescription:
+    answer = _asked(connection, 1, encode_describe_node_request(1, CLIENT_ID))
+    return decode_describe_node_response(answer)
+
+
+def _asked(connection: socket.socket, correlation_id: int, request: Sequence[Buffer]) -> bytes:
+    """The answer, from its correlation id on."""
+    connection.sendall(b"".join(request))
+    (size,) = struct.unpack(">i", _receive(connection, 4))
+    if not 4 <= size <= ANSWER_BYTES_MAX:
+        raise ProtocolError(f"an answer of {size} bytes")
+    answer = _receive(connection, size)
+    if struct.unpack_from(">i", answer)[0] != correlation_id:
+        raise ProtocolError(f"an answer to something else, {answer[:16]!r}")
+    return answer
 
 
 def _receive(connection: socket.socket, size: int) -> bytes:
@@ -104,7 +79,7 @@ def _receive(connection: socket.socket, size: int) -> bytes:
     return bytes(parts)
 
 
-def split_address(text: str) -> tuple[str, int]:
+def split_address(text: str) -> Address:
     """("127.0.0.1", 9092) of "127.0.0.1:9092". Raises ValueError."""
     host, colon, port = text.strip().rpartition(":")
     if not colon or not host or not port.isdigit():

@@ -1,17 +1,21 @@
 """`rlog dev`: a whole cluster on this machine, each node a process of its own."""
 
 import contextlib
+import json
 import signal
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import click
 
 from rlog.cli.exits import UNREACHABLE, errors_as_exits, fail
-from rlog.cli.local_cluster import LocalCluster, NodeEnded, NotReady
+from rlog.cli.local_cluster import HOST, LocalCluster, LocalNode, NodeEnded, NotReady
+from rlog.cli.options import json_option
+from rlog.cli.output import printing
 from rlog.config import parse_topic
 from rlog.errors import DataDirectoryError
 from rlog.log.directory import check_directory, locked_by
@@ -51,12 +55,15 @@ def _stop(number: int, frame: FrameType | None) -> None:
 )
 @click.option("--admin", is_flag=True, help="With admin ports (HTTP), after the ports between nodes.")
 @click.option("--topic", "topics", multiple=True, metavar="NAME:PARTITIONS", help="A topic; may be repeated.")
-def command(nodes: int, data: Path | None, port: int, admin: bool, topics: tuple[str, ...]) -> None:
+@json_option("The line as a JSON object, which names each node.")
+def command(
+    nodes: int, data: Path | None, port: int, admin: bool, topics: tuple[str, ...], as_json: bool
+) -> None:
     """Run a cluster on this machine until Ctrl-C or SIGTERM.
 
     Prints one line, `ready bootstrap=HOST:PORT,...`, when every partition has a leader; with --admin it goes
-    on with ` admin=HOST:PORT,...`. A node that ends by
-    itself is named on standard error; the others go on as long as one is left.
+    on with ` admin=HOST:PORT,...`. A node that ends by itself is named on standard error; the others go on as
+    long as one is left.
     """
     with errors_as_exits():
         wanted = dict(parse_topic(topic) for topic in topics) or {"events": 1}
@@ -66,7 +73,7 @@ def command(nodes: int, data: Path | None, port: int, admin: bool, topics: tuple
                 _directory(data) as directory,
                 LocalCluster(directory, nodes=nodes, topics=wanted, port=port, admin=admin) as cluster,
             ):
-                _run(cluster)
+                _run(cluster, as_json=as_json)
         except _Stopped:
             return
         except NotReady as error:
@@ -93,15 +100,42 @@ def _directory(data: Path | None) -> Iterator[Path]:
         yield Path(name)
 
 
-def _run(cluster: LocalCluster) -> None:
+def _run(cluster: LocalCluster, *, as_json: bool) -> None:
     try:
         cluster.start()
         cluster.wait_ready(timeout_s=READY_TIMEOUT_S)
-        admin = f" admin={cluster.admin}" if cluster.admin else ""
-        click.echo(f"ready bootstrap={cluster.bootstrap}{admin}")
+        with printing():
+            click.echo(json.dumps(_ready(cluster)) if as_json else _ready_text(cluster))
         _watch(cluster)
     except _Stopped:
         cluster.stop()
+
+
+def _ready_text(cluster: LocalCluster) -> str:
+    admin = f" admin={cluster.admin}" if cluster.admin else ""
+    return f"ready bootstrap={cluster.bootstrap}{admin}"
+
+
+def _ready(cluster: LocalCluster) -> dict[str, Any]:
+    """The line of --json."""
+
+    def of(node: LocalNode) -> dict[str, Any]:
+        return {
+            "node_id": node.node_id,
+            "pid": node.pid,
+            "bootstrap": f"{HOST}:{node.kafka_port}",
+            "admin": f"{HOST}:{node.admin_port}" if node.admin_port else None,
+            "data_dir": str(node.data_dir),
+            "log": str(node.log_path),
+        }
+
+    return {
+        "ready": True,
+        "cluster_id": cluster.cluster_id,
+        "bootstrap": cluster.bootstrap,
+        "admin": cluster.admin or None,
+        "nodes": [of(node) for node in cluster.nodes.values()],
+    }
 
 
 def _watch(cluster: LocalCluster) -> None:

@@ -2,7 +2,6 @@
 
 import difflib
 import json
-import os
 import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,6 +15,7 @@ from rlog.cli.interrupts import Interrupts
 from rlog.cli.offline.directory import DataDirectory
 from rlog.cli.offline.dumping import Batch, batches, index_fields, meta_fields, record_trouble
 from rlog.cli.options import json_option
+from rlog.cli.output import printing
 from rlog.cli.record_json import encode
 from rlog.log.directory import refusal
 from rlog.records import Record
@@ -54,7 +54,7 @@ def command(directory: Path, partition: str | None, from_offset: int, count: int
             click.echo(f"rlog: in use by {found.in_use_by}: up to what is flushed, and left alone", err=True)
         dump = _Dump(found, from_offset, count, headers_only, records_only, as_json, sys.stdout.buffer)
         try:
-            with Interrupts():
+            with Interrupts(), printing():
                 if show_meta:
                     click.echo(json.dumps(meta_fields(found), indent=2))
                     raise SystemExit(STORAGE * (found.state is None))
@@ -64,13 +64,9 @@ def command(directory: Path, partition: str | None, from_offset: int, count: int
                             click.echo(json.dumps({"partition": name, **fields}))
                     else:
                         dump.partition(name)
-            sys.stdout.flush()
         except KeyboardInterrupt:
             click.echo(f"rlog: interrupted after {dump.printed:,} records", err=True)
             raise SystemExit(INTERRUPTED) from None
-        except BrokenPipeError:  # the reader has what it wanted
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return
         except OSError as error:
             raise refusal(found.path, error) from error
     raise SystemExit(STORAGE if dump.damaged else 0)

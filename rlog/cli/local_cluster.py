@@ -19,8 +19,9 @@ from pathlib import Path
 from random import Random
 from types import TracebackType
 
-from rlog.cli.describe import NodeState, describe
+from rlog.cli.describe import describe
 from rlog.errors import ConfigurationError, RlogError
+from rlog.wire.kafka.describe_node import NodeDescription, ReplicaDescription
 
 HOST = "127.0.0.1"
 FREE_PORT_MIN = 10_000
@@ -234,20 +235,26 @@ class LocalCluster:
 
     # What they say
 
-    def describe(self, node_id: int, *, timeout_s: float = 1.0) -> NodeState | None:
-        """The node's state, or None when it does not answer."""
+    def describe(self, node_id: int, *, timeout_s: float = 1.0) -> NodeDescription | None:
+        """What the node says of itself, or None when it does not answer."""
         with contextlib.suppress(OSError):
             return describe(HOST, self.nodes[node_id].kafka_port, timeout_s=timeout_s)
         return None
+
+    def replica(self, node_id: int, topic: str, partition: int = 0) -> ReplicaDescription | None:
+        """The node's replica of the partition, or None when it does not answer, or has none."""
+        description = self.describe(node_id)
+        replicas = description["partitions"] if description is not None else []
+        wanted = (topic, partition)
+        return next((each for each in replicas if (each["topic"], each["partition"]) == wanted), None)
 
     def leader(self, topic: str, partition: int = 0) -> tuple[int, int] | None:
         """(node, generation) of the replica that leads in the highest generation; None when none does."""
         leading = []
         for node_id, node in self.nodes.items():
-            state = self.describe(node_id) if node.is_running() else None
-            replica = state.replica(topic, partition) if state else None
-            if replica is not None and replica.role == "leader":
-                leading.append((replica.generation, node_id))
+            replica = self.replica(node_id, topic, partition) if node.is_running() else None
+            if replica is not None and replica["role"] == "leader":
+                leading.append((replica["generation"], node_id))
         return max(leading)[::-1] if leading else None
 
     def wait_ready(self, *, timeout_s: float = 30.0, node_ids: Sequence[int] = ()) -> None:
@@ -273,18 +280,18 @@ class LocalCluster:
                 )
 
     def _agree(self, node_ids: Sequence[int]) -> bool:
-        leaders: dict[tuple[str, int], set[tuple[int, int]]] = {
+        leaders: dict[tuple[str, int], set[tuple[int | None, int]]] = {
             (topic, index): set() for topic, count in self.topics.items() for index in range(count)
         }
         led = set()
         for node_id in node_ids:
-            state = self.describe(node_id)
-            if state is None:
+            description = self.describe(node_id)
+            if description is None:
                 return False
-            for replica in state.partitions:
-                key = (replica.topic, replica.partition)
-                leaders.setdefault(key, set()).add((replica.leader, replica.generation))
-                if replica.role == "leader":
+            for replica in description["partitions"]:
+                key = (replica["topic"], replica["partition"])
+                leaders.setdefault(key, set()).add((replica["leader"], replica["generation"]))
+                if replica["role"] == "leader":
                     led.add(key)
         return all(len(known) == 1 and key in led for key, known in leaders.items())
 
@@ -317,7 +324,10 @@ def _free_ports(count: int) -> list[int]:
                 found.append(port)
             if len(found) == count:
                 return found
-    raise ConfigurationError(f"fewer than {count} ports are free")
+    raise ConfigurationError(
+        f"fewer than {count} ports from {FREE_PORT_MIN} on are free: end what listens there, or name ports "
+        "with --port"
+    )
 
 
 def _checked_ports(first: int, count: int) -> list[int]:

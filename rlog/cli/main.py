@@ -1,10 +1,16 @@
 """The group of commands. A command's module is imported only when that command runs."""
 
 import importlib
+import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import Any
 
 import click
 
 from rlog import __version__
+from rlog.cli.exits import INTERRUPTED, OUTPUT
+from rlog.cli.output import OutputFailed, ReaderGone, guarded
 
 COMMANDS = {
     "serve": "Run one node of a cluster.",
@@ -21,7 +27,28 @@ COMMANDS = {
 
 
 class Commands(click.Group):
-    """Finds a command in the module of its name: `rlog serve` is `command` in rlog.cli.serve."""
+    """Finds a command in the module of its name: `rlog serve` is `command` in rlog.cli.serve.
+
+    What may end any command, and none handles, ends it here: Ctrl-C before it listens for it, and standard
+    output that cannot be written.
+    """
+
+    def main(self, args: Sequence[str] | None = None, *rest: Any, **settings: Any) -> Any:
+        try:
+            with guarded():
+                return super().main(args, *rest, **settings)
+        except ReaderGone:
+            sys.exit(0)
+        except OutputFailed as error:
+            click.echo(f"rlog: {error}", err=True)
+            sys.exit(OUTPUT)
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except KeyboardInterrupt:
+            click.echo("rlog: interrupted", err=True)
+            sys.exit(INTERRUPTED)
 
     def list_commands(self, context: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -32,6 +59,14 @@ class Commands(click.Group):
         command = importlib.import_module(f"rlog.cli.{name}").command
         assert isinstance(command, click.Command)
         return command
+
+    def resolve_command(
+        self, context: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        near = get_close_matches(args[0], COMMANDS, n=1)
+        if near and args[0] not in COMMANDS and not context.resilient_parsing:
+            context.fail(f"No such command {args[0]!r}; did you mean {near[0]!r}?")
+        return super().resolve_command(context, args)
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

@@ -13,13 +13,14 @@ from typing import Any, get_args
 
 import click
 
-from rlog.cli.exits import FAILED, INTERRUPTED, USAGE, errors_as_exits, fail
+from rlog.cli.exits import FAILED, INTERRUPTED, USAGE, errors_as_exits, explain, fail
 from rlog.cli.input import TooLong, as_bytes, pieces
 from rlog.cli.interrupts import Interrupts
 from rlog.cli.options import bootstrap_option, json_option, timeout_option
+from rlog.cli.output import printing
 from rlog.cli.progress import Bar, bar
 from rlog.cli.record_json import BadRecord, NewRecord, decode
-from rlog.cli.session import connected, explain, run
+from rlog.cli.session import connected, run
 from rlog.client import Ack, Acks, ClientError, Compression, Producer
 from rlog.errors import Outcome, RlogError
 from rlog.records import Receipt, Waited
@@ -50,6 +51,8 @@ class Failure:
 class Report:
     """What was done; filled in as it goes on. failed, unknown: records by the outcome of their error.
 
+    read: records that were taken from the input, each of which is in one of acknowledged, failed and unknown
+    at the end. One that Ctrl-C kept from being sent is not: it stays in the input.
     waited: records by what their acknowledgement waited for, as the receipts say (`rlog.Receipt.waited`): a
     node may ask for more than `acks` does.
     """
@@ -158,7 +161,11 @@ def command(topic: str, file: Path | None, bootstrap: str, as_json: bool, separa
             delivery_timeout_ms=int(delivery_timeout_s * 1000),
         )
         run(lambda interrupts: job.run(interrupts, bootstrap, timeout_s))
-    raise SystemExit(_end(job.report, report_form or ("json" if as_json else "text")))
+    with printing():
+        _print(job.report, report_form or ("json" if as_json else "text"))
+    if job.report.interrupted:
+        raise SystemExit(INTERRUPTED)
+    raise SystemExit(FAILED if job.report.first_failure is not None else 0)
 
 
 @contextmanager
@@ -177,8 +184,7 @@ def _opened(file: Path | None) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _end(report: Report, form: str) -> int:
-    """Print the report; the exit status it stands for."""
+def _print(report: Report, form: str) -> None:
     if form == "json":
         click.echo(json.dumps(report.fields()))
     else:
@@ -191,9 +197,6 @@ def _end(report: Report, form: str) -> int:
             f"{failure.error}" + (f"; nor were {others:,} after it" if others else ""),
             err=True,
         )
-    if report.interrupted:
-        return INTERRUPTED
-    return FAILED if failure is not None else 0
 
 
 class _Produce:
@@ -247,15 +250,15 @@ class _Produce:
             with bar("reading", status.st_size or None, in_bytes=True) as progress:
                 self._reading = asyncio.create_task(self._read(producer, progress))
                 collecting = asyncio.create_task(self._collect())
-                await self._outlast(self._reading, interrupts)
+                await self._outlast(self._reading, interrupts, progress)
                 self._changed.set()
-                await self._outlast(collecting, interrupts)
+                await self._outlast(collecting, interrupts, progress)
             report.seconds = time.monotonic() - began
             for task in (self._reading, collecting):
                 if not task.cancelled():
                     task.result()
 
-    async def _outlast(self, task: "asyncio.Task[None]", interrupts: Interrupts) -> None:
+    async def _outlast(self, task: "asyncio.Task[None]", interrupts: Interrupts, progress: Bar) -> None:
         """Wait for the end of `task`; Ctrl-C ends the reading, nothing else."""
         while not task.done():
             try:
@@ -266,11 +269,10 @@ class _Produce:
                 if not interrupts.arrived:
                     raise
                 self.report.interrupted = True
-                waiting = self.report.read - self.report.acknowledged
-                click.echo(
+                waiting = len(self._unanswered)
+                progress.say(
                     f"rlog: interrupted; waiting for {waiting:,} records that were sent; Ctrl-C again ends "
-                    "it at once",
-                    err=True,
+                    "it at once"
                 )
 
     # Reading and sending
@@ -278,7 +280,7 @@ class _Produce:
     async def _read(self, producer: Producer, progress: Bar) -> None:
         report = self.report
         async for line in self._lines(progress):
-            report.read += 1
+            number = report.read + 1
             try:
                 record = self._parse(line)
                 ack = await producer.send(
@@ -289,10 +291,12 @@ class _Produce:
                     timestamp_ms=record.timestamp_ms,
                 )
             except (BadRecord, ClientError) as error:
-                report.fail(report.read, error.outcome if isinstance(error, RlogError) else "no", error)
+                report.read = number
+                report.fail(number, error.outcome if isinstance(error, RlogError) else "no", error)
                 return
+            report.read = number  # only now: one that is cancelled while it waits for room was not sent
             size = len(record.value or b"") + len(record.key or b"")
-            self._unanswered.append((report.read, size, ack))
+            self._unanswered.append((number, size, ack))
             self._changed.set()
             if len(self._unanswered) >= UNANSWERED_MAX:
                 self._room.clear()

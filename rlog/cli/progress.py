@@ -29,6 +29,10 @@ class Bar:
     def at(self, done: int, *, name: str | None = None) -> None:
         self._progress.update(self._task, completed=done, description=name)
 
+    def say(self, text: str) -> None:
+        """A line of its own on standard error: above the bar, where there is one."""
+        self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
 
 @contextmanager
 def bar(name: str, total: int | None, *, in_bytes: bool = False) -> Iterator[Bar]:

@@ -1,6 +1,7 @@
 """`rlog serve`: one node, until SIGTERM or Ctrl-C."""
 
 import asyncio
+import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,17 +9,22 @@ from typing import Any
 
 import click
 
+from rlog import __version__
 from rlog.cli.describe import split_address
 from rlog.cli.exits import errors_as_exits
+from rlog.cli.options import json_option
+from rlog.cli.output import OutputFailed, printing
 from rlog.cli.ports import why_not_listening
 from rlog.config import NodeConfig, load_config, parse_topic
 from rlog.errors import ConfigurationError
 from rlog.log.directory import check_directory, locked_by
 from rlog.node import process
 from rlog.node.node import Node
+from rlog.node.observed import ObservedNode
 from rlog.observe.events import LogFormat, log_to_stderr
 
 STDIN = 0
+READY_POLL_S = 0.05
 
 
 @click.command(name="serve")
@@ -34,6 +40,7 @@ STDIN = 0
 @click.option("--admin", metavar="HOST:PORT", help="HTTP: /metrics, /healthz, /ready, /status.")
 @click.option("--topic", "topics", multiple=True, metavar="NAME:PARTITIONS", help="A topic; may be repeated.")
 @click.option("--check", is_flag=True, help="Start nothing: say what is wrong or doubtful, and end.")
+@json_option("One JSON object a line: when it is ready; or, with --check, what was found.")
 @click.option("--log-level", default="info", type=click.Choice(["debug", "info", "warning", "error"]))
 @click.option("--log-format", default="text", type=click.Choice(["text", "json"]),
               help="What standard error gets: lines for people, or a JSON object each.")  # fmt: skip
@@ -41,6 +48,7 @@ STDIN = 0
 def command(
     config_path: Path | None,
     check: bool,
+    as_json: bool,
     log_level: str,
     log_format: LogFormat,
     stop_on_eof: bool,
@@ -48,6 +56,7 @@ def command(
 ) -> None:
     """Run one node. Flags win over RLOG_* environment variables, those over the file.
 
+    With --json it prints one line when clients may be sent here, as /ready has it; without, nothing.
     Ends with 0 after SIGTERM or Ctrl-C, 2 when the configuration is wrong, 4 when the data directory is
     refused or the disk fails. With --check it starts nothing, and ends with 0, 2 or 4 likewise.
     """
@@ -56,16 +65,21 @@ def command(
         config = load_config(config_path, **overrides(**flags))
         if check:
             process.raise_descriptor_limit(config)
-            _check(config)
+            _check(config, as_json=as_json)
             return
-        run(config, stop_on_eof=stop_on_eof)
+        run(config, stop_on_eof=stop_on_eof, as_json=as_json)
 
 
-def _check(config: NodeConfig) -> None:
+def _check(config: NodeConfig, *, as_json: bool) -> None:
     """Print the warnings that a start would log. Raises DataDirectoryError where a start would."""
-    for warning in [*config.warnings(), *check_directory(config.data_dir)]:
-        click.echo(f"rlog: warning: {warning}", err=True)
+    warnings = [*config.warnings(), *check_directory(config.data_dir)]
     user = locked_by(f"{config.data_dir}/lock")
+    if as_json:
+        names = {"cluster_id": config.cluster_id, "node_id": config.node_id}
+        click.echo(json.dumps({**names, "warnings": warnings, "in_use_by": user}))
+        return
+    for warning in warnings:
+        click.echo(f"rlog: warning: {warning}", err=True)
     click.echo(
         f"node {config.node_id} of cluster {config.cluster_id!r} may start"
         + (f"; just now {config.data_dir} is in use by {user}" if user else "")
@@ -138,12 +152,44 @@ def _peer(text: str) -> tuple[str, dict[str, str | int]]:
     return node_id, {"host": host, "port": port, "kafka_host": kafka_host, "kafka_port": kafka_port}
 
 
-def run(config: NodeConfig, *, stop_on_eof: bool) -> None:
+def run(config: NodeConfig, *, stop_on_eof: bool, as_json: bool) -> None:
     """The node's whole life, until it is asked to end. Raises what it failed of."""
+    failures: list[OutputFailed] = []
+
+    def listening(node: Node) -> None:
+        if stop_on_eof:
+            _stop_at_end_of_input(node)
+        if as_json:
+            _say_when_ready(node, failures)
+
     try:
-        process.run(config, ready=_stop_at_end_of_input if stop_on_eof else None)
+        process.run(config, ready=listening)
     except OSError as error:
         raise ConfigurationError(why_not_listening(config, error)) from error
+    if failures:
+        raise failures[0]
+
+
+def _say_when_ready(node: Node, failures: list[OutputFailed]) -> None:
+    """Print the line of --json as soon as clients may be sent here. When it cannot be, the node stops."""
+    if ObservedNode(node, version=__version__, warnings=()).not_ready():
+        if not node.is_stopping:
+            asyncio.get_running_loop().call_later(READY_POLL_S, _say_when_ready, node, failures)
+        return
+    host, port = node.door.kafka_address
+    line = {
+        "ready": True,
+        "cluster_id": node.config.cluster_id,
+        "node_id": node.node_id,
+        "pid": os.getpid(),
+        "bootstrap": f"{host}:{port}",
+    }
+    try:
+        with printing():
+            click.echo(json.dumps(line))
+    except OutputFailed as error:
+        failures.append(error)
+        node.stop_soon()
 
 
 def _stop_at_end_of_input(node: Node) -> None:

@@ -9,29 +9,13 @@ from typing import Any, TypeVar
 import uvloop
 
 import rlog
-from rlog.cli.exits import FAILED, INTERRUPTED, UNREACHABLE, USAGE, errors_as_exits, fail
+from rlog.cli.exits import INTERRUPTED, errors_as_exits
 from rlog.cli.interrupts import Interrupts
-from rlog.client import (
-    ClientError,
-    Cluster,
-    ConnectionLost,
-    DeadlineExceeded,
-    LeaderUnavailable,
-    UnknownPartition,
-    UnknownTopic,
-)
+from rlog.client import Cluster, UnknownTopic
 
 T = TypeVar("T")
 SUGGESTIONS_MAX = 3
 NAMES_MAX = 10
-
-
-def exit_code_of(error: ClientError) -> int:
-    if isinstance(error, UnknownTopic | UnknownPartition):
-        return USAGE
-    if isinstance(error, DeadlineExceeded | LeaderUnavailable | ConnectionLost):
-        return UNREACHABLE
-    return FAILED
 
 
 def run(main: Callable[[Interrupts], Coroutine[Any, Any, T]]) -> T:
@@ -56,21 +40,10 @@ def run(main: Callable[[Interrupts], Coroutine[Any, Any, T]]) -> T:
         with Interrupts(interrupt) as interrupts:
             try:
                 return runner.run(start())
-            except ClientError as error:
-                fail(explain(error), exit_code=exit_code_of(error))
             except asyncio.CancelledError:
                 if not interrupts.arrived:
                     raise
                 raise SystemExit(INTERRUPTED) from None
-
-
-def explain(error: BaseException) -> str:
-    """The message, and that of the error behind it where it adds something."""
-    cause = error.__cause__
-    text = str(error) or type(error).__name__
-    if cause is None or not str(cause) or str(cause) in text:
-        return text
-    return f"{text} (last: {cause})"
 
 
 @asynccontextmanager

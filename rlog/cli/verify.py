@@ -17,6 +17,7 @@ from rlog.cli.offline.directory import DataDirectory
 from rlog.cli.offline.findings import Finding
 from rlog.cli.offline.partition import PartitionReport, verify_partition
 from rlog.cli.options import json_option
+from rlog.cli.output import printing
 from rlog.cli.progress import bar
 from rlog.log.storage import PARTITIONS
 
@@ -135,10 +136,11 @@ def command(directory: Path, as_json: bool) -> None:
         except KeyboardInterrupt:
             report.interrupted = True
         report.seconds = time.monotonic() - began
-    if as_json:
-        click.echo(json.dumps(report.fields(), indent=2))
-    else:
-        report.show()
+    with printing():
+        if as_json:
+            click.echo(json.dumps(report.fields(), indent=2))
+        else:
+            report.show()
     if report.interrupted:
         click.echo("rlog: interrupted", err=True)
         raise SystemExit(INTERRUPTED)

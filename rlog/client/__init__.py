@@ -11,15 +11,13 @@ producing      producer.py         admission, memory           partition_queue.p
 consuming      consumer.py         reading, prefetch           fetcher.py       the long poll to one node
                cursor.py           where it stands             positions.py     places as a caller names them
 both           options.py          what they are told
-asking         offsets.py          starts, ends, moments       descriptions.py  what a node says of itself
-               deletion.py         beginnings of partitions go
+asking         offsets.py          starts, ends, moments       deletion.py      beginnings of partitions go
 """
 
 from rlog.client.cluster import Cluster, connect
 from rlog.client.consumer import Consumer
 from rlog.client.cursor import PartitionState
 from rlog.client.deletion import Below
-from rlog.client.descriptions import FollowerDescription, NodeDescription, ReplicaDescription
 from rlog.client.errors import (
     ClientClosed,
     ClientError,
@@ -46,6 +44,7 @@ from rlog.client.receipts import Ack, ListAck
 from rlog.errors import ForkedProcess
 from rlog.moments import At, Time
 from rlog.records import Compression, ListReceipt, Receipt, Record
+from rlog.wire.kafka.describe_node import FollowerDescription, NodeDescription, ReplicaDescription
 
 __all__ = [
     "Ack",

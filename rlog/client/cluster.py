@@ -4,12 +4,11 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from types import MappingProxyType, TracebackType
-from typing import Self, cast
+from typing import Self
 
 from rlog.client.connection import Connection
 from rlog.client.consumer import Consumer, ConsumerSettings
 from rlog.client.deletion import Below, delete_records
-from rlog.client.descriptions import NodeDescription
 from rlog.client.errors import ClientClosed, ConnectionLost
 from rlog.client.metadata import ClusterMetadata, Node, PartitionInfo, view_of
 from rlog.client.offsets import list_offsets
@@ -29,7 +28,11 @@ from rlog.errors import RlogError
 from rlog.moments import Time, timestamp_of
 from rlog.records import Compression
 from rlog.wire.kafka import apis
-from rlog.wire.kafka.describe_node import decode_describe_node_response, encode_describe_node_request
+from rlog.wire.kafka.describe_node import (
+    NodeDescription,
+    decode_describe_node_response,
+    encode_describe_node_request,
+)
 from rlog.wire.kafka.list_offsets import EARLIEST, LATEST
 from rlog.wire.kafka.metadata import decode_metadata_response, encode_metadata_request
 
@@ -302,7 +305,7 @@ class Cluster:
         frame = await connection.request(
             lambda correlation: encode_describe_node_request(correlation, self._settings.client_id), deadline
         )
-        return cast(NodeDescription, decode_describe_node_response(frame))
+        return decode_describe_node_response(frame)
 
     def _address(self, router: Router, node: int | str) -> Address:
         if isinstance(node, str):

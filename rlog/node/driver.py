@@ -214,7 +214,7 @@ class Driver:
             node=partition.replica.node_id,
             role=effect.role.value,
             generation=effect.generation,
-            leader=effect.leader,
+            leader=effect.leader or None,
             reason=effect.reason,
         )
         if effect.role is Role.LEADER:

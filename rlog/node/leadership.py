@@ -15,10 +15,10 @@ HINT_S_MAX = 2.0
 
 @dataclass(frozen=True, slots=True)
 class LeaderChange:
-    """old_leader: 0 when this node has not known one before. leaderless_s: as this node noticed it."""
+    """old_leader: None when this node has not known one before. leaderless_s: as this node noticed it."""
 
     generation: int
-    old_leader: int
+    old_leader: int | None
     new_leader: int
     reason: str
     leaderless_s: float
@@ -63,7 +63,7 @@ class Leadership:
             self._lose(now, effect.reason)
         assert self._lost_at is not None
         change = LeaderChange(
-            effect.generation, old_leader, effect.leader, self._lost_reason, now - self._lost_at
+            effect.generation, old_leader or None, effect.leader, self._lost_reason, now - self._lost_at
         )
         self._known = effect.generation, effect.leader
         self._lost_at = self._hint = None

@@ -158,7 +158,7 @@ class Partition:
             "topic": self.topic,
             "partition": self.index,
             "role": self.replica.role.value,
-            "leader": self.leader_id,
+            "leader": self.leader_id or None,
             "generation": self.generation,
             "start_offset": self.start_offset,
             "hwm": self.hwm,

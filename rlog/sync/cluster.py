@@ -5,9 +5,9 @@ from random import Random
 from types import MappingProxyType, TracebackType
 from typing import Self
 
+from rlog.client import NodeDescription
 from rlog.client import cluster as client
 from rlog.client.deletion import Below
-from rlog.client.descriptions import NodeDescription
 from rlog.client.errors import ClientClosed
 from rlog.client.metadata import ClusterMetadata, PartitionInfo
 from rlog.client.options import MAX_IN_FLIGHT, Acks

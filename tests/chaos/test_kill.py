@@ -18,9 +18,8 @@ async def caught_up(cluster: LocalCluster) -> int:
     def same() -> bool:
         ends.clear()
         for node_id in cluster.nodes:
-            state = cluster.describe(node_id)
-            replica = state.replica(TOPIC, 0) if state else None
-            ends.add((replica.flushed_offset, replica.hwm) if replica else (-1, 0))
+            replica = cluster.replica(node_id, TOPIC)
+            ends.add((replica["flushed_offset"], replica["hwm"]) if replica else (-1, 0))
         return len(ends) == 1 and all(flushed == hwm for flushed, hwm in ends)
 
     await eventually(same, "all replicas hold the same committed log")
@@ -121,10 +120,9 @@ def test_a_leader_alone_acknowledges_nothing(tmp_path: Path) -> None:
             followers = [node_id for node_id in cluster.nodes if node_id != found[0]]
             await asyncio.to_thread(cluster.kill, *followers)
             await load.silence(seconds=0.3)
-            state = await asyncio.to_thread(cluster.describe, found[0])
-            replica = state.replica(TOPIC, 0) if state else None
+            replica = await asyncio.to_thread(cluster.replica, found[0], TOPIC)
             assert replica is not None
-            assert replica.flushed_offset > replica.hwm, "it holds flushed records that nobody else has"
+            assert replica["flushed_offset"] > replica["hwm"], "it holds flushed records that nobody else has"
             await asyncio.to_thread(cluster.kill, found[0])
             cluster.start(*followers)
             await load.acked(ACKS_BETWEEN_FAULTS)

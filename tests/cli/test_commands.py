@@ -10,6 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from click.testing import CliRunner
+
+from rlog.cli.main import main
 from tests.harness import node_pids, wait_for
 
 RLOG = [sys.executable, "-m", "rlog"]
@@ -116,12 +119,38 @@ def test_dev_prints_one_line_serves_and_ends_clean(tmp_path: Path) -> None:
 
 
 def test_dev_starts_again_on_the_data_it_left(tmp_path: Path) -> None:
-    for _ in range(2):
-        with running("dev", "--port", "0", "--data", str(tmp_path), "--topic", "orders:1") as dev:
-            assert ready_line(dev).startswith("ready bootstrap=")
+    for form in ([], ["--json"]):
+        with running("dev", "--port", "0", "--data", str(tmp_path), "--topic", "orders:1", *form) as dev:
+            line = ready_line(dev)
+            if form:
+                ready = json.loads(line)
+                nodes = ready.pop("nodes")
+                assert ready.pop("bootstrap") == ",".join(each["bootstrap"] for each in nodes)
+                assert ready == {"ready": True, "cluster_id": "dev", "admin": None}
+                assert sorted(each["pid"] for each in nodes) == node_pids(tmp_path)
+                assert [each["data_dir"] for each in nodes] == [f"{tmp_path}/node-{i}" for i in (1, 2, 3)]
+            else:
+                assert line.startswith("ready bootstrap=")
             dev.send_signal(signal.SIGINT)
             dev.communicate(timeout=TIMEOUT_S)
             assert dev.returncode == 0
+
+
+def test_serve_says_as_json_that_it_is_ready(tmp_path: Path) -> None:
+    arguments = ("serve", "--cluster-id", "shop", "--node-id", "1", "--data-dir", str(tmp_path / "1"),
+                 "--listen", "127.0.0.1:0", "--topic", "orders:1", "--json")  # fmt: skip
+    with running(*arguments) as node:
+        ready = json.loads(ready_line(node))
+        address = ready.pop("bootstrap")
+        assert ready == {"ready": True, "cluster_id": "shop", "node_id": 1, "pid": node.pid}
+        status = CliRunner().invoke(main, ["status", "--bootstrap", address, "--json"])
+        assert json.loads(status.stdout)["partitions"][0]["leader"] == 1
+        checked = json.loads(CliRunner().invoke(main, [*arguments, "--check"]).stdout)
+        assert checked["in_use_by"].startswith(f"pid {node.pid} ")
+        assert checked["warnings"] == []
+        node.send_signal(signal.SIGTERM)
+        rest, complaints = node.communicate(timeout=TIMEOUT_S)
+        assert (node.returncode, rest) == (0, ""), complaints
 
 
 def test_dev_refuses_a_directory_in_use_and_leaves_it_alone(tmp_path: Path) -> None:

@@ -170,7 +170,7 @@ def test_a_line_too_long_is_named(address: dict[str, str]) -> None:
         (("consume", "one", "-e", "--until", "7"), USAGE, b"leave one of them"),
         (("consume", "one", "--until", "latest"), USAGE, b"write end, an offset or a time"),
         (("consume", "one", "--from", "99999999", "-e"), 0, b""),
-        (("consume", "one", "--from", "99999999", "-c", "1"), FAILED, b"is not in the log"),
+        (("consume", "one", "--from", "99999999", "-c", "1"), FAILED, b"name another place with --from"),
         (("consume", "one", "-b", "localhost:1", "--timeout", "0.5"), UNREACHABLE, b"localhost:1"),
         (("produce", "one", "-b", "localhost:x", "--timeout", "0.5"), USAGE, b"localhost:x"),
     ],
@@ -331,7 +331,7 @@ def test_control_batches_at_the_end_are_no_reason_to_wait(tmp_path: Path) -> Non
 
 def end_offset(cluster: LocalCluster) -> int:
     states = [cluster.describe(node) for node in cluster.nodes]
-    return max(state.partitions[0].hwm for state in states if state is not None)
+    return max(state["partitions"][0]["hwm"] for state in states if state is not None)
 
 
 def test_a_bar_is_drawn_on_a_terminal_only(address: dict[str, str], tmp_path: Path) -> None:

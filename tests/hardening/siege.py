@@ -112,10 +112,9 @@ class Siege:
 
     def check_replicas(self) -> None:
         """All hold the same, up to what is committed everywhere. It stops the nodes."""
-        states = [self.cluster.describe(node_id) for node_id in self.cluster.nodes]
-        replicas = [state.replica(TOPIC, 0) for state in states if state is not None]
-        assert len(replicas) == len(self.cluster.nodes)
-        end = min(replica.hwm for replica in replicas if replica is not None)
+        replicas = [self.cluster.replica(node_id, TOPIC) for node_id in self.cluster.nodes]
+        assert None not in replicas
+        end = min(replica["hwm"] for replica in replicas if replica is not None)
         assert end > 0
         self.cluster.stop()
         check_replicas(self.cluster, TOPIC, end=end)

@@ -126,13 +126,12 @@ CONTROL_BIT, TRANSACTIONAL_BIT, APPEND_TIME_BIT = 0x20, 0x10, 0x08
 )  # fmt: skip
 def test_batches_that_only_a_node_may_write_or_nobody(siege: Siege, records: bytes, error: int) -> None:
     """Refused by name; nothing of them is in the log, whose end stays."""
-    before = siege.cluster.describe(siege.leader_of("other").node_id)
+    leader = siege.leader_of("other").node_id
+    before = siege.cluster.replica(leader, "other")
     with siege.assault():
         assert codes.name_of(produce(siege, "other", records)) == codes.name_of(error)
-    after = siege.cluster.describe(siege.leader_of("other").node_id)
     assert before is not None
-    assert after is not None
-    assert after.replica("other", 0) == before.replica("other", 0)
+    assert siege.cluster.replica(leader, "other") == before
 
 
 def test_what_is_too_large_or_for_nobody_is_refused_by_name(siege: Siege) -> None:

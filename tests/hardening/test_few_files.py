@@ -54,7 +54,7 @@ def fetched_bytes(connection: socket.socket, offset: int) -> int:
 
 def leads(port: int) -> bool:
     with contextlib.suppress(OSError):
-        return describe("127.0.0.1", port, timeout_s=1).partitions[0].role == "leader"
+        return describe("127.0.0.1", port, timeout_s=1)["partitions"][0]["role"] == "leader"
     return False
 
 

@@ -59,7 +59,7 @@ class Forger:
         states = {node_id: siege.cluster.describe(node_id) for node_id in siege.cluster.nodes}
         self.random = random
         self.node: LocalNode = siege.cluster.nodes[target]
-        self.uuids = {node_id: state.uuid for node_id, state in states.items() if state is not None}
+        self.uuids = {node_id: state["uuid"] for node_id, state in states.items() if state is not None}
         # No node tells this; the target's own disk does.
         records = read_chain((self.node.data_dir / "meta.a").read_bytes()).records
         incarnation = max(what[2] for what in records if what[:2] == ["peer_incarnation", me])

@@ -200,8 +200,8 @@ def test_what_is_missing_is_named():
     with pytest.raises(ConfigurationError) as caught:
         load_config(environment={}, cluster_id="shop")
     assert str(caught.value) == (
-        "missing setting: node_id, data_dir; write it in the configuration file, or set RLOG_NODE_ID, "
-        "RLOG_DATA_DIR"
+        "missing setting: node_id, data_dir; write it in the configuration file, set RLOG_NODE_ID, "
+        "RLOG_DATA_DIR, or give --node-id, --data-dir to rlog serve"
     )
 
 
@@ -244,12 +244,17 @@ WARNED = [
         "listen_host = '127.0.0.1' is heard on this machine only, but peers.2.kafka_host = '10.0.0.2' is "
         "elsewhere: set listen_host to an address of this machine",
     ),
+    (
+        {"topics": {}},
+        "topics: none is declared, so no record can be written, and no client can create one: declare each "
+        "topic at every node, under [topics], with --topic or in RLOG_TOPICS, and start them anew",
+    ),
 ]
 
 
 @pytest.mark.parametrize(("values", "message"), WARNED, ids=[message for _, message in WARNED])
 def test_what_is_hardly_meant_is_warned_of(values, message):
-    assert NodeConfig(**(BASE | values)).warnings() == [message]
+    assert NodeConfig(**(BASE | {"topics": {"orders": 3}} | values)).warnings() == [message]
 
 
 @pytest.mark.parametrize(
@@ -262,7 +267,7 @@ def test_what_is_hardly_meant_is_warned_of(values, message):
     ],
 )
 def test_what_is_usual_is_not_warned_of(values):
-    assert NodeConfig(**(BASE | values)).warnings() == []
+    assert NodeConfig(**(BASE | {"topics": {"orders": 3}} | values)).warnings() == []
 
 
 def test_an_entry_twice_on_the_command_line_is_refused():

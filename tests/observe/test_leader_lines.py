@@ -66,7 +66,7 @@ def test_all_turns_of_an_election_are_one_change() -> None:
     leadership = Leadership(1.0, hint_s_max=2.0)
     first = leadership.announced(1.5, follower(3, 2, "2 leads"))
     assert first is not None
-    assert (first.old_leader, first.reason, first.leaderless_s) == (0, "this node has started", 0.5)
+    assert (first.old_leader, first.reason, first.leaderless_s) == (None, "this node has started", 0.5)
     assert leadership.leaderless_since is None
 
     assert leadership.announced(5.0, RoleChanged(Role.CANDIDATE, 3, 0, "no leader heard")) is None

@@ -17,6 +17,7 @@ from rlog.cli.demo.source import Source
 from rlog.cli.demo.verify import compare_replicas
 from rlog.cli.exits import FAILED, INTERRUPTED, errors_as_exits
 from rlog.cli.local_cluster import LocalCluster
+from rlog.cli.output import OutputFailed, printing
 from rlog.errors import ConfigurationError, RlogError
 from rlog.log.storage import read_partition
 
@@ -42,20 +43,23 @@ def command(input_path: Path | None, records: int, data: Path | None, as_json: b
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)  # also where a shell has set Ctrl-C to be ignored
     with errors_as_exits(), Show(quiet_stdout=as_json) as show:
-        source = Source.file(input_path, records) if input_path else Source.standard_library(records)
         result = Result(records=records)
-        status = 0
         try:
+            source = Source.file(input_path, records) if input_path else Source.standard_library(records)
             _demonstrate(source, data, result, show)
         except KeyboardInterrupt:
-            result.problem("interrupted")
-            status = INTERRUPTED
-        if not result.is_good():
-            status = status or FAILED
-        show.summary(result)
-        if as_json:
-            click.echo(json.dumps(result.report(), indent=2))
-    raise SystemExit(status)
+            result.interrupted = True
+        except ExceptionGroup as errors:
+            if errors.split(OutputFailed)[1] is not None:
+                raise
+            raise next(_leaves(errors)) from errors
+        with printing():
+            show.summary(result)
+            if as_json:
+                click.echo(json.dumps(result.report(), indent=2))
+    if result.interrupted:
+        raise SystemExit(INTERRUPTED)
+    raise SystemExit(0 if result.is_good() else FAILED)
 
 
 def _demonstrate(source: Source, data: Path | None, result: Result, show: Show) -> None:

@@ -35,6 +35,7 @@ class Result:
     replicas_compared: int = 0
     replica_bytes: int = 0
     finished: bool = False
+    interrupted: bool = False
     problems: list[str] = field(default_factory=list)
 
     def problem(self, text: str) -> None:

@@ -198,10 +198,9 @@ class Run:
     def _flushed_offsets(self) -> dict[int, int]:
         flushed = {}
         for node_id in self.cluster.nodes:
-            state = self.cluster.describe(node_id)
-            replica = state.replica(TOPIC, 0) if state else None
+            replica = self.cluster.replica(node_id, TOPIC)
             if replica is not None:
-                flushed[node_id] = replica.flushed_offset
+                flushed[node_id] = replica["flushed_offset"]
         return flushed
 
     # Reading back

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from rlog.cli.demo.result import Result
+from rlog.cli.output import printing
 
 
 class Show:
@@ -40,7 +41,8 @@ class Show:
 
     def event(self, text: str) -> None:
         """One line: what just happened."""
-        self._console.print(f"[{time.monotonic() - self._started:6.2f} s] {text}", markup=False)
+        with printing():
+            self._console.print(f"[{time.monotonic() - self._started:6.2f} s] {text}", markup=False)
 
     def bar(self, name: str, done: int, total: int) -> None:
         """Move the bar of this name, made at its first use."""
@@ -54,4 +56,5 @@ class Show:
             self._console.print(f"{name:<16}{value}", markup=False)
         for problem in result.problems:
             self._console.print(f"PROBLEM: {problem}", markup=False)
-        self._console.print("verified" if result.is_good() else "FAILED", markup=False)
+        verdict = "interrupted" if result.interrupted else "verified" if result.is_good() else "FAILED"
+        self._console.print(verdict, markup=False)
