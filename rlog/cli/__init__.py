@@ -1,4 +1,11 @@
-"""The `rlog` command: one file per subcommand.
+"""The `rlog` command: one file per subcommand, main.py for the group, and what they share:
+
+options.py      options that several have            session.py      the loop and errors of cluster commands
+exits.py        errors as exit statuses              interrupts.py   Ctrl-C and SIGTERM
+input.py        input in pieces                      record_json.py  a record as JSON
+places.py       `--from` and `--until`               progress.py     progress bars
+local_cluster.py  node processes on this machine     ports.py        why a node cannot listen
+describe.py     asking one node how it is            offline/        data directories from outside
 
 Exit statuses, the same for every command:
 
