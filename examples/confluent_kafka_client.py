@@ -1,4 +1,4 @@
-"""Any Kafka client will do, here confluent-kafka: `python examples/kafka_client.py HOST:PORT`."""
+"""Any Kafka client will do, here confluent-kafka: `python examples/confluent_kafka_client.py HOST:PORT`."""
 
 import sys
 
