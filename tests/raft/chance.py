@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 
 from rlog.raft.effects import Role
-from tests.raft.model import Batch, Envelope, ModelLog, Node, World
+from tests.raft.model import Batch, Envelope, ModelLog, Node, World, is_among
 
 EVENTS_MAX = 200_000
 
@@ -199,7 +199,7 @@ class ChanceWorld(World):
             node.rotten += node.log.disk[kept:]
             node.log.disk = node.log.disk[:kept]
             node.suspect = True
-        self.lost_batches += len([batch for batch in node.log.batches if batch not in node.log.disk])
+        self.lost_batches += sum(not is_among(node.log.disk, batch) for batch in node.log.batches)
         self.crash(node)
         self.after(self.random.uniform(0, 2), lambda: self.restart(node))
 

@@ -422,7 +422,9 @@ class World:
             assert replica.role is Role.LEADER, "a follower knows a commit before its leader"
             for batch in mine[known:]:
                 holders = [
-                    each for each in self.nodes.values() if batch in each.log.disk or batch in each.rotten
+                    each
+                    for each in self.nodes.values()
+                    if is_among(each.log.disk, batch) or batch in each.rotten
                 ]
                 assert len(holders) >= majority(len(self.voters)), f"{batch} is flushed on {len(holders)}"
             self.committed.extend(mine[known:])
@@ -438,6 +440,12 @@ class World:
             assert replica.log_start >= self.deleted, "a leader serves what was told to be deleted"
             older = [mark for generation, mark in self.counted.items() if generation < replica.generation]
             assert replica.hwm >= max(older, default=0), "a leader serves a mark that went back (SAFETY 32)"
+
+
+def is_among(batches: list[Batch], batch: Batch) -> bool:
+    """batches: of one log, in its order."""
+    place = bisect_left(batches, batch.base, key=lambda each: each.base)
+    return place < len(batches) and batches[place] == batch
 
 
 def _up_to(batches: list[Batch], offset: int) -> list[Batch]:
