@@ -12,6 +12,7 @@ from rich.table import Table
 
 from rlog.cli.describe import Address, describe_with_nodes, split_address
 from rlog.cli.exits import FAILED, UNREACHABLE, USAGE, fail
+from rlog.cli.interrupts import Interrupts
 from rlog.cli.options import bootstrap_option, json_option
 from rlog.cli.output import printing
 from rlog.errors import ProtocolError
@@ -84,7 +85,8 @@ def command(bootstrap: str, as_json: bool, timeout_s: float) -> None:
         addresses = [split_address(part) for part in bootstrap.split(",")][:ADDRESSES_MAX]
     except ValueError as error:
         fail(f"--bootstrap: {error}", exit_code=USAGE)
-    answers = ask(addresses, timeout_s=timeout_s)
+    with Interrupts():
+        answers = ask(addresses, timeout_s=timeout_s)
     partitions = answers.partitions()
     with printing():
         if as_json:

@@ -1,4 +1,7 @@
-"""Commands as processes: run to the end, in the background, or on a terminal of their own."""
+"""Commands as processes: run to the end, in the background, on a terminal of their own; or inside this one.
+
+A process costs half a second, and adds standard input, signals and the end of the interpreter.
+"""
 
 import os
 import pty
@@ -6,6 +9,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
+from click.testing import CliRunner
+
+from rlog.cli.main import main
 
 RLOG = [sys.executable, "-m", "rlog"]
 TIMEOUT_S = 60
@@ -31,6 +39,24 @@ def rlog(
     assert b"Traceback" not in done.stderr, done.stderr.decode()
     assert status is None or done.returncode == status, (done.returncode, done.stdout[-500:], done.stderr)
     return done
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command that was run inside this process wrote, and its exit status."""
+
+    stdout: bytes
+    stderr: bytes
+    returncode: int
+
+
+def inside(*arguments: str, status: int | None = 0, **more: str) -> Said:
+    """As `rlog`, in this process, and without standard input."""
+    mine = {name: None for name in os.environ if name.startswith("RLOG_")}
+    done = CliRunner().invoke(main, arguments, env={**mine, **more}, prog_name="rlog")
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    assert status is None or done.exit_code == status, (done.exit_code, done.stdout[-500:], done.stderr)
+    return Said(done.stdout_bytes, done.stderr_bytes, done.exit_code)
 
 
 @contextmanager

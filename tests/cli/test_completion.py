@@ -5,17 +5,17 @@ import subprocess
 
 import pytest
 
-from tests.cli.commands import RLOG, environment, on_a_terminal, rlog
+from tests.cli.commands import RLOG, environment, inside, on_a_terminal
 
 SHELLS = ("bash", "zsh", "fish")
 
 
 @pytest.mark.parametrize("shell", SHELLS)
 def test_the_script_names_the_program_and_its_variable(shell: str) -> None:
-    script = rlog("completion", shell).stdout.decode()
+    script = inside("completion", shell).stdout.decode()
     assert "_RLOG_COMPLETE" in script
     assert "rlog" in script
-    assert rlog("completion", SHELL=f"/usr/bin/{shell}").stdout.decode() == script
+    assert inside("completion", SHELL=f"/usr/bin/{shell}").stdout.decode() == script
     if shutil.which(shell):
         subprocess.run([shell, "-n"], input=script.encode(), check=True)
 
@@ -33,8 +33,8 @@ def test_bash_gets_commands_and_options() -> None:
 
 
 def test_an_unknown_shell_is_asked_for() -> None:
-    assert b"bash|zsh|fish" in rlog("completion", status=2, SHELL="/bin/ksh").stderr
-    assert b"'bash', 'zsh', 'fish'" in rlog("completion", "ksh", status=2).stderr
+    assert b"bash|zsh|fish" in inside("completion", status=2, SHELL="/bin/ksh").stderr
+    assert b"'bash', 'zsh', 'fish'" in inside("completion", "ksh", status=2).stderr
 
 
 def test_on_a_terminal_it_says_how_to_install() -> None:

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 import rlog.__main__
 import rlog.cli
 from rlog.cli.exits import INTERRUPTED, OUTPUT
+from rlog.cli.local_cluster import LocalCluster
 from rlog.cli.main import main
 from rlog.cli.progress import bar
 from tests.cli.commands import RLOG, environment
@@ -31,10 +32,10 @@ def nobody_reads() -> Iterator[int]:
         os.close(writing)
 
 
-def ended(arguments: list[str], stdout: int) -> tuple[int, str]:
+def ended(arguments: list[str], stdout: int, **more: str) -> tuple[int, str]:
     """(exit status, what it said on standard error)."""
     done = subprocess.run(
-        [*RLOG, *arguments], stdout=stdout, stderr=subprocess.PIPE, env=environment(), check=False
+        [*RLOG, *arguments], stdout=stdout, stderr=subprocess.PIPE, env=environment(**more), check=False
     )
     return done.returncode, done.stderr.decode()
 
@@ -45,6 +46,13 @@ def test_a_full_disk_under_its_output_is_said_and_is_no_verdict(tmp_path: Path, 
     with Path("/dev/full").open("wb") as full:
         told = ended([command, str(tmp_path / "data")], full.fileno())
     assert told == (OUTPUT, "rlog: standard output cannot be written: No space left on device\n")
+
+
+def test_so_it_is_where_a_cluster_is_asked(cluster: LocalCluster) -> None:
+    told = (OUTPUT, "rlog: standard output cannot be written: No space left on device\n")
+    with Path("/dev/full").open("wb") as full:
+        for arguments in (["produce", "one", __file__, "--report", "json"], ["consume", "one", "-e"]):
+            assert ended(arguments, full.fileno(), RLOG_BOOTSTRAP=cluster.bootstrap) == told
 
 
 def test_a_verdict_that_nobody_reads_stands(tmp_path: Path) -> None:

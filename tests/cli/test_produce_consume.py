@@ -13,7 +13,7 @@ import pytest
 from rlog.cli.local_cluster import LocalCluster
 from rlog.cli.produce import Report
 from rlog.records import Receipt, Waited
-from tests.cli.commands import RLOG, TIMEOUT_S, background, environment, on_a_terminal, rlog
+from tests.cli.commands import RLOG, TIMEOUT_S, background, environment, inside, on_a_terminal, rlog
 from tests.harness import running_cluster, wait_for
 
 FAILED, USAGE, UNREACHABLE, INTERRUPTED = 1, 2, 3, 130
@@ -25,7 +25,7 @@ def objects(output: bytes) -> list[dict[str, object]]:
 
 def end_of(topic: str, address: dict[str, str]) -> int:
     """Records of the topic so far."""
-    return len(objects(rlog("consume", topic, "-e", "--json", **address).stdout))
+    return len(objects(inside("consume", topic, "-e", "--json", **address).stdout))
 
 
 @pytest.fixture
@@ -80,12 +80,12 @@ def test_keys_partitions_and_delimiters(address: dict[str, str]) -> None:
                   stdin=b"ann:1\n2\0no key\0:empty key\0bob:\0", **address).stdout  # fmt: skip
     assert json.loads(report)["acknowledged"] == 4
     rlog("produce", "orders", "-p", "2", stdin=b"here\n", **address)
-    found = objects(rlog("consume", "orders", "-e", "--json", **address).stdout)
+    found = objects(inside("consume", "orders", "-e", "--json", **address).stdout)
     assert {(each["key"], each["value"]) for each in found} == {
         ("ann", "1\n2"), (None, "no key"), ("", "empty key"), ("bob", ""), (None, "here"),
     }  # fmt: skip
     assert [each["partition"] for each in found if each["value"] == "here"] == [2]
-    raw = rlog("consume", "orders", "-e", "-K", r"\t", "-D", "|", "-p", "2", **address).stdout
+    raw = inside("consume", "orders", "-e", "-K", r"\t", "-D", "|", "-p", "2", **address).stdout
     assert b"\there|" in raw
 
 
@@ -97,14 +97,16 @@ def test_what_consume_prints_is_what_produce_reads(address: dict[str, str]) -> N
     ]
     text = "".join(json.dumps(each) + "\n" for each in records).encode()
     rlog("produce", "copies", "--json", stdin=text, **address)
-    first = rlog("consume", "copies", "-e", "--json", **address).stdout
+    first = inside("consume", "copies", "-e", "--json", **address).stdout
     report = json.loads(rlog("produce", "copies", "--json", "-", stdin=first, **address).stdout)
     assert (report["read"], report["acknowledged"], report["first_failure"]) == (3, 3, None)
 
     def content(each: dict[str, object]) -> dict[str, object]:
         return {name: value for name, value in each.items() if name not in ("offset", "generation")}
 
-    copies = [content(each) for each in objects(rlog("consume", "copies", "-e", "--json", **address).stdout)]
+    copies = [
+        content(each) for each in objects(inside("consume", "copies", "-e", "--json", **address).stdout)
+    ]
     originals = [content(each) for each in objects(first)]
     assert sorted(map(str, copies)) == sorted(map(str, originals * 2))
     assert {"value_base64": "gIE=", "timestamp_ms": 1_700_000_000_000}.items() <= next(
@@ -123,7 +125,7 @@ def test_from_and_until_a_moment(address: dict[str, str]) -> None:
     rlog("produce", "moments", "--json", stdin="\n".join(map(json.dumps, records)).encode(), **address)
 
     def values(*arguments: str) -> list[int]:
-        printed = rlog("consume", "moments", "--until", "end", *arguments, **address).stdout
+        printed = inside("consume", "moments", "--until", "end", *arguments, **address).stdout
         return sorted(map(int, printed.split()))
 
     assert values() == list(range(10, 100, 10))
@@ -156,29 +158,29 @@ def test_a_line_too_long_is_named(address: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "status", "told"),
     [
-        (("produce", "order"), USAGE, b"did you mean 'orders'?"),
+        (("produce", "order", __file__), USAGE, b"did you mean 'orders'?"),
         (("consume", "order"), USAGE, b"topic 'order' does not exist in this cluster"),
         (("consume", "zebra"), USAGE, b"there is copies, lines, many, measured, moments, one, orders"),
         (("consume", "one", "-p", "7"), USAGE, b"partitions 0 to 0, not 7"),
         (("consume", "one", "-e", "-p", "7"), USAGE, b"partitions 0 to 0, not 7"),
-        (("produce", "one", "-p", "7"), FAILED, b"partitions 0 to 0, not 7"),
+        (("produce", "one", __file__, "-p", "7"), FAILED, b"partitions 0 to 0, not 7"),
         (("produce", "one", "/nowhere/at/all"), USAGE, b"/nowhere/at/all"),
-        (("produce", "one", "-D", r"\xg4"), USAGE, b"two hexadecimal digits"),
-        (("produce", "one", "-K", ""), USAGE, b"at least one character"),
-        (("produce", "one", "--json", "-K", ":"), USAGE, b"each line says its key"),
+        (("produce", "one", __file__, "-D", r"\xg4"), USAGE, b"two hexadecimal digits"),
+        (("produce", "one", __file__, "-K", ""), USAGE, b"at least one character"),
+        (("produce", "one", __file__, "--json", "-K", ":"), USAGE, b"each line says its key"),
         (("consume", "one", "--from", "yesterday"), USAGE, b"is no place in a log"),
         (("consume", "one", "-e", "--until", "7"), USAGE, b"leave one of them"),
         (("consume", "one", "--until", "latest"), USAGE, b"write end, an offset or a time"),
         (("consume", "one", "--from", "99999999", "-e"), 0, b""),
         (("consume", "one", "--from", "99999999", "-c", "1"), FAILED, b"name another place with --from"),
         (("consume", "one", "-b", "localhost:1", "--timeout", "0.5"), UNREACHABLE, b"localhost:1"),
-        (("produce", "one", "-b", "localhost:x", "--timeout", "0.5"), USAGE, b"localhost:x"),
+        (("produce", "one", __file__, "-b", "localhost:x", "--timeout", "0.5"), USAGE, b"localhost:x"),
     ],
 )  # fmt: skip
 def test_mistakes_are_named_with_the_mend(
     address: dict[str, str], arguments: tuple[str, ...], status: int, told: bytes
 ) -> None:
-    assert told in rlog(*arguments, stdin=b"x\n", status=status, **address).stderr
+    assert told in inside(*arguments, status=status, **address).stderr
 
 
 def test_a_reader_that_has_enough_ends_it_quietly(address: dict[str, str]) -> None:
@@ -325,8 +327,8 @@ def test_control_batches_at_the_end_are_no_reason_to_wait(tmp_path: Path) -> Non
         cluster.start()
         cluster.wait_ready()
         wait_for(lambda: end_offset(cluster) == 2, "the new generation's start is committed")
-        assert rlog("consume", "one", "-e", "--timeout", "3600", **address).stdout == b"a\n"
-        assert rlog("consume", "one", "--from", "1", "-e", "--timeout", "3600", **address).stdout == b""
+        assert inside("consume", "one", "-e", "--timeout", "3600", **address).stdout == b"a\n"
+        assert inside("consume", "one", "--from", "1", "-e", "--timeout", "3600", **address).stdout == b""
 
 
 def end_offset(cluster: LocalCluster) -> int:
@@ -340,7 +342,7 @@ def test_a_bar_is_drawn_on_a_terminal_only(address: dict[str, str], tmp_path: Pa
     assert status == 0, said
     assert b"\x1b[" in said
     assert "━".encode() in said
-    done = rlog("produce", "many", str(tmp_path / "input"), **address)
+    done = inside("produce", "many", str(tmp_path / "input"), **address)
     assert b"\x1b" not in done.stderr
 
 

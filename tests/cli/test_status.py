@@ -1,15 +1,20 @@
 """`rlog status`: whom it asks, and what it says of a leader that it could not ask."""
 
 import json
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import pytest
 from click.testing import CliRunner
 
 from rlog.cli import status
-from rlog.cli.describe import Address
+from rlog.cli.describe import Address, describe
 from rlog.cli.local_cluster import LocalCluster
 from rlog.cli.main import main
 from rlog.cli.status import Answers, Seen
+from rlog.errors import ProtocolError
 from rlog.wire.kafka.describe_node import NodeDescription, ReplicaDescription
 
 ONE, TWO, THREE = ("127.0.0.1", 9092), ("127.0.0.1", 9093), ("127.0.0.1", 9094)
@@ -103,3 +108,40 @@ def test_no_topic_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_timeout_out_of_range_is_refused() -> None:
     assert CliRunner().invoke(main, ["status", "--timeout", "-1"]).exit_code == 2
+
+
+@contextmanager
+def saying(answer: bytes) -> Iterator[Address]:
+    """Something that listens, says this to whoever asks, and no more."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    connection, _ = server.accept()
+                    with connection:
+                        connection.recv(4096)
+                        connection.sendall(answer)
+                        connection.recv(1)  # until the other side gives up
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield server.getsockname()
+        finally:
+            server.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "told"),
+    [
+        (b"\0\0\0\x09\0", TimeoutError, "timed out"),
+        (b"HTTP/1.1 400", ProtocolError, "does not answer as an rlog node: an answer of 1213486160 bytes"),
+        (b"\0\0\0\x08\0\0\0\x07\0\0\0\0", ProtocolError, "an answer to something else"),
+        (b"\0\0\0\x0a\0\0\0\x01\0\0\0\x02{]", ProtocolError, "something that is not JSON"),
+    ],
+)
+def test_what_does_not_answer_as_a_node_is_an_error(answer: bytes, error: type, told: str) -> None:
+    with saying(answer) as (host, port), pytest.raises(error, match=told):
+        describe(host, port, timeout_s=0.2)
