@@ -142,6 +142,16 @@ class StorageFailed(RlogError):
         return cls(f"{whose}: {operation} failed: {os.strerror(errno)}", errno=errno)
 
 
+class ReadFailed(RlogError):
+    """The system refused to read what is stored: too many open files, no memory, no right to. Nothing is
+    damaged, and nothing fenced: mend what the message names, and read again.
+    """
+
+    def __init__(self, message: str, *, errno: int) -> None:
+        super().__init__(message)
+        self.errno = errno
+
+
 class ProtocolError(RlogError):
     """The other side sent bytes that break the protocol; the connection is closed."""
 

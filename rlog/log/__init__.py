@@ -6,6 +6,7 @@ one log         log.py          append, cut, trim, read, and the jobs that bring
                 tail.py         the recent records, in memory
                 reader.py       reading: memory first, then segments, each batch checked
                 time_search.py  the first record at or after a moment
+                unreadable.py   what an error of a read says: damage, or that it cannot be had now
                 segment.py      segment files and their index
                 producers.py    which batches of idempotent producers are there already
 what goes       cutting.py      the tail that a leader's log contradicts

@@ -19,6 +19,7 @@ from crc32c import crc32c
 
 from rlog._core import DiskJob, File, Vfs
 from rlog.log.producers import TABLE_BYTES_MAX
+from rlog.log.unreadable import read_whole
 
 MAGIC = b"RLAN"
 VERSION = 2
@@ -66,13 +67,9 @@ def anchor_name(offset: int) -> str:
 
 
 def load_anchor(vfs: Vfs, directory: str, offset: int) -> Anchor | None:
-    """The anchor at `offset`; None when it is absent, wrong or not readable."""
-    try:
-        file = vfs.open(f"{directory}/{anchor_name(offset)}")
-        anchor = decode_anchor(file.pread(file.size(), 0))
-        file.close()
-    except OSError:
-        return None
+    """The anchor at `offset`; None when it is absent or wrong. Raises OSError where that cannot be known."""
+    data = read_whole(vfs, f"{directory}/{anchor_name(offset)}")
+    anchor = None if data is None else decode_anchor(data)
     return anchor if anchor is not None and anchor.offset == offset else None
 
 

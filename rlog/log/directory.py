@@ -30,6 +30,7 @@ _MENDS = {
     errno.ENOSPC: "make room on its disk",
     errno.EDQUOT: "raise the quota of the user that runs rlog",
     errno.EMFILE: "raise the number of open files (ulimit -n)",
+    errno.ENFILE: "raise the system's number of open files (fs.file-max)",
     errno.ENOTDIR: "name a directory",
     errno.ELOOP: "name the directory itself, not a link",
 }
@@ -50,8 +51,13 @@ def check_directory(path: str | os.PathLike[str]) -> list[str]:
 
 def refusal(directory: str, error: OSError | StorageFailed) -> DataDirectoryError:
     """What the system said of `directory`, with the mend where there is one to name."""
-    mend = _MENDS.get(error.errno or 0)
-    return DataDirectoryError(f"{directory}: {error}" + (f"; {mend}" if mend else ""))
+    return DataDirectoryError(f"{directory}: {error}{mend_of(error.errno)}")
+
+
+def mend_of(error_number: int | None) -> str:
+    """What to do about it, to be put behind the error; "" where rlog knows nothing to say."""
+    mend = _MENDS.get(error_number or 0)
+    return f"; {mend}" if mend else ""
 
 
 def _check(directory: Path) -> list[str]:

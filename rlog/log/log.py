@@ -20,8 +20,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rlog._core import DiskJob, Span, Vfs, WriteRound
-from rlog.errors import CorruptLog, InvariantBroken, StorageFailed
-from rlog.log.anchor import Anchor, load_anchor
+from rlog.errors import CorruptLog, InvariantBroken, ReadFailed, StorageFailed
+from rlog.log.anchor import Anchor
 from rlog.log.cutting import Cut, add_cut
 from rlog.log.meta import Meta
 from rlog.log.prefix import Prefix
@@ -168,7 +168,7 @@ class PartitionLog:
 
     def _check_usable(self) -> None:
         if self.failed is not None:
-            raise self.failed
+            raise StorageFailed(str(self.failed), errno=self.failed.errno)  # not one that grows
         if self.damage is not None:
             raise CorruptLog(f"{self.name}: {self.damage}", partition=self.name, offset=self.end_offset)
 
@@ -232,7 +232,11 @@ class PartitionLog:
         """Take the producer table back to `offset`; from the log where it cannot be undone step by step."""
         if offset >= self._producers_from and self.producers.cut(offset) == offset:
             return
-        self.producers, self._producers_from = self._producers_at(offset)
+        try:
+            self.producers, self._producers_from = self._producers_at(offset)
+        except ReadFailed as error:  # the rest is cut already
+            self.failed = StorageFailed(str(error), errno=error.errno)
+            raise self.failed from error
         self.producers.committed(self._hwm)
 
     def _producers_at(self, offset: int) -> tuple[ProducerTable, int]:
@@ -293,21 +297,18 @@ class PartitionLog:
             return self._reader.append_time_before(self.end_offset)
 
     @property
-    def lacks_room(self) -> bool:
-        """The disk had no room for an anchor: what it stands for is not deleted yet, or not installed."""
-        return self._prefix.lacks_room
+    def shortage(self) -> str:
+        """Why an anchor could not be made: what it stands for is not deleted yet, or not installed."""
+        return self._prefix.shortage
 
     def try_again(self) -> None:
-        """There may be room now. To be called about each second while the log `lacks_room`."""
-        self._prefix.lacks_room = False
+        """It may be over now. To be called about each second while there is a `shortage`."""
+        self._prefix.shortage = ""
 
     def anchor(self) -> Anchor:
-        """What stands for the deleted prefix, from its file. Blocking. Raises CorruptLog when it is bad."""
-        found = load_anchor(self._vfs, self._directory, self.base_offset)
-        if found is None:
-            self.damage = f"its anchor at offset {self.base_offset} is damaged or missing"
-            raise CorruptLog(f"{self.name}: {self.damage}", partition=self.name, offset=self.base_offset)
-        return found
+        """What stands for the deleted prefix, from its file. Blocking. Raises CorruptLog, ReadFailed."""
+        with self._quarantining():
+            return self._prefix.anchor()
 
     def install(self, anchor: Anchor) -> None:
         """Replace the whole log, in memory at once, on disk by the next jobs: it is empty, and begins at
@@ -390,16 +391,23 @@ class PartitionLog:
         if base == self.end_offset:
             # The active segment goes once the anchor is durable: what is appended meanwhile stays out of it.
             self.end_segment(0)
-            table = self.producers.encode()
-        else:
-            beside = self._reader.producers_beside(base)
-            table = beside if beside is not None else self._producers_at(base)[0].encode()
-        with self._quarantining():
-            append_time_ms = self._reader.append_time_before(base)
+        try:
+            with self._quarantining():
+                table = self._encoded_producers_at(base)
+                append_time_ms = self._reader.append_time_before(base)
+        except ReadFailed as error:
+            self._prefix.shortage = str(error)
+            return None
         anchor = Anchor(base, *self.generations.run_before(base), append_time_ms, table)
         job = self._prefix.anchor_job(anchor)
         job.tag = Round(self._epoch, self.flushed_offset, anchor=anchor)
         return job
+
+    def _encoded_producers_at(self, base: int) -> bytes:
+        if base == self.end_offset:
+            return self.producers.encode()
+        beside = self._reader.producers_beside(base)
+        return beside if beside is not None else self._producers_at(base)[0].encode()
 
     def _install_job(self, anchor: Anchor) -> DiskJob | None:
         """First the anchor's file; then, when meta has it on record, everything else goes (SAFETY 25).
@@ -407,7 +415,7 @@ class PartitionLog:
         None while the disk has no room for the file: the old log stays, and nothing is flushed.
         """
         if not self._is_anchor_recorded:
-            if self.lacks_room:
+            if self.shortage:
                 return None
             job = self._prefix.anchor_job(anchor)
             job.tag = Round(self._epoch, 0, anchor=anchor)
@@ -480,7 +488,7 @@ class PartitionLog:
         self._inflight = None
         done: Round = job.tag
         self.queued_bytes -= done.size
-        if job.error and not (done.anchor is not None and self._prefix.tolerates(job.error)):
+        if job.error and not (done.anchor is not None and self._prefix.tolerates(job)):
             raise self._fail(job)
         self._watermarks.dirty = True
         if done.sealed is not None:

@@ -19,11 +19,14 @@ import errno
 from bisect import bisect_right
 
 from rlog._core import DiskJob, Vfs
-from rlog.log.anchor import Anchor, add_anchor, anchor_name
+from rlog.errors import CorruptLog, InvariantBroken, StorageFailed
+from rlog.log.anchor import Anchor, add_anchor, anchor_name, load_anchor
+from rlog.log.directory import mend_of
 from rlog.log.meta import Meta
 from rlog.log.segment import Segment, index_name, segment_name
+from rlog.log.unreadable import refused
 
-NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+SHORTAGES = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE})
 
 
 class Prefix:
@@ -43,7 +46,7 @@ class Prefix:
         self.base_offset = state.anchor
         self.start_offset = max(state.log_start, state.anchor)
         self.append_time_ms = append_time_ms  # of the record before the base, as its anchor has it
-        self.lacks_room = False  # for an anchor; nothing is tried before the owner takes this back
+        self.shortage = ""  # why an anchor could not be made; nothing is tried before the owner takes it back
         self._name = name
         self._vfs = vfs
         self._directory = directory
@@ -58,8 +61,13 @@ class Prefix:
         return not self._doomed
 
     def trim(self, offset: int) -> int:
-        """Readers may not begin below `offset` any more. Returns the meta sequence that makes it durable."""
-        self.lacks_room = False
+        """Readers may not begin below `offset` any more. Returns the meta sequence that makes it durable.
+
+        Raises InvariantBroken for what is no offset: a record of it could never be taken back.
+        """
+        if type(offset) is not int:
+            raise InvariantBroken(f"{self._name}: trim at {offset!r}")
+        self.shortage = ""
         if offset <= self.start_offset:
             return self._meta.sequence
         self.start_offset = offset
@@ -71,7 +79,7 @@ class Prefix:
         flushed_offset: at or below it everything is flushed and committed. idle_end: the end of the log when
         all of it is, and nothing is under way: then even the active segment may go.
         """
-        if self.start_offset == self.base_offset or self._doomed or self.lacks_room:
+        if self.start_offset == self.base_offset or self._doomed or self.shortage:
             return None
         if idle_end is not None and self.start_offset >= idle_end:
             return idle_end if idle_end > self.base_offset else None
@@ -87,10 +95,25 @@ class Prefix:
         add_anchor(job, self._vfs, self._directory, anchor)
         return job
 
-    def tolerates(self, error_number: int) -> bool:
-        """Whether an anchor could not be written for want of room: nothing depends on it yet (SAFETY 16)."""
-        self.lacks_room = error_number in NO_ROOM
-        return self.lacks_room
+    def tolerates(self, job: DiskJob) -> bool:
+        """Whether an anchor could not be written for want of room, or of a descriptor: nothing depends on it
+        yet (SAFETY 16).
+        """
+        if job.error in SHORTAGES:
+            failed = StorageFailed.of(self._name, job.error_operation, job.error)
+            self.shortage = f"{failed}{mend_of(job.error)}"
+        return job.error in SHORTAGES
+
+    def anchor(self) -> Anchor:
+        """What stands for the deleted prefix, from its file. Blocking. Raises CorruptLog, ReadFailed."""
+        what = f"{self._name}: its anchor at offset {self.base_offset}"
+        try:
+            found = load_anchor(self._vfs, self._directory, self.base_offset)
+        except OSError as error:
+            raise refused(f"{what} cannot be read: {error}", error) from error
+        if found is None:
+            raise CorruptLog(f"{what} is damaged or missing", partition=self._name, offset=self.base_offset)
+        return found
 
     def anchored(self, anchor: Anchor) -> None:
         """The anchor is durable: name it, and forget what lies below."""
@@ -136,7 +159,7 @@ class Prefix:
         for segment in self._segments:
             self.doom(segment)
         self._segments.clear()
-        self.lacks_room = False
+        self.shortage = ""
         self.base_offset = anchor.offset
         self.start_offset = max(self.start_offset, anchor.offset)
         self.append_time_ms = anchor.append_time_ms

@@ -2,7 +2,8 @@
 
 A read yields whole batches from the one that holds the offset asked for. What comes from disk is verified:
 structure, CRC, and the generation that the durable table gives for its offset (SAFETY 19, 55). Anything wrong
-is a CorruptLog, for the owner of the log to act upon.
+is a CorruptLog, for the owner of the log to act upon. What the system does not let us read is a ReadFailed,
+and says nothing about the log.
 
 Whoever must not wait for the disk takes a `DiskRead` and has it run elsewhere.
 """
@@ -12,12 +13,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from rlog._core import File, Span, Vfs, find_batches, iterate_batches
-from rlog.errors import CorruptBatch, CorruptLog, InvariantBroken
+from rlog.errors import CorruptBatch, InvariantBroken
 from rlog.generations import GenerationTable
 from rlog.log.producers import ProducerTable
-from rlog.log.segment import Segment, load_index, segment_name
+from rlog.log.segment import IndexFile, Segment, load_index, segment_name
 from rlog.log.settings import LogSettings
 from rlog.log.tail import Tail
+from rlog.log.unreadable import refused, unreadable
 
 APPEND_TIME_BIT = 0x08  # of a batch's attributes
 READ_BYTES_MAX = 4 << 20  # of what is read to be looked at only
@@ -110,7 +112,7 @@ class Reader:
     def walk(self, start: int, bytes_max: int, end_max: int) -> Iterator[tuple[memoryview, int]]:
         """(batches, their end offset), from memory where possible; ends at or below `end_max`.
 
-        At most `bytes_max` bytes, but at least one batch. Raises CorruptLog.
+        At most `bytes_max` bytes, but at least one batch. Raises CorruptLog, ReadFailed.
         """
         first = True
         while start < end_max:
@@ -130,8 +132,8 @@ class Reader:
             first = False
 
     def place_of(self, offset: int) -> int:
-        """Index of the segment that holds the record at `offset`."""
-        return bisect_right(self._segments, offset, key=lambda segment: segment.base_offset) - 1
+        """Index of the segment that holds the record at `offset`; of the first one for what is deleted."""
+        return max(0, bisect_right(self._segments, offset, key=lambda segment: segment.base_offset) - 1)
 
     def locate(self, offset: int) -> tuple[Segment, int, int]:
         """(segment, offset, position) of a batch at or a little before the record at `offset`."""
@@ -142,7 +144,7 @@ class Reader:
     def position_of(self, offset: int) -> int:
         """Where in its segment the batch that starts at boundary `offset` lies.
 
-        Raises InvariantBroken off a boundary (SAFETY 10), CorruptLog.
+        Raises InvariantBroken off a boundary (SAFETY 10), CorruptLog, ReadFailed.
         """
         if offset == self._segments[self.place_of(offset)].base_offset:
             return 0
@@ -159,7 +161,10 @@ class Reader:
 
     def seam(self, offset: int) -> list[tuple[Span, int]]:
         """The batches before a cut at `offset` that share an index entry with some behind it, and where each
-        span of them lies in its segment: the index has to be told of them anew. Raises CorruptLog."""
+        span of them lies in its segment: the index has to be told of them anew.
+
+        Raises CorruptLog, ReadFailed.
+        """
         segment = self._segments[self.place_of(offset)]
         start, position = segment.index.seam(offset) or (offset, 0)
         spans = []
@@ -174,7 +179,7 @@ class Reader:
         """The producer table at boundary `offset`: from the last one stored before it, beside a segment or in
         the anchor (`base_producers`, at `base_offset`), and the log from there on; and that place.
 
-        Raises CorruptLog.
+        Raises CorruptLog, ReadFailed.
         """
         table, start = self._stored_producers(offset) or (
             ProducerTable.decode(base_producers()),
@@ -188,26 +193,35 @@ class Reader:
         return table, start
 
     def producers_beside(self, offset: int) -> bytes | None:
-        """The producer table at segment boundary `offset`, encoded; None where no index file has it."""
+        """The producer table at segment boundary `offset`, encoded; None where no index file has it.
+
+        Raises ReadFailed.
+        """
         segment = self._segments[self.place_of(offset - 1)]
         if segment.end_offset != offset or not segment.indexed:
             return None
-        stored = load_index(self._vfs, self._directory, segment.base_offset, 1)
+        stored = self._index_file(segment)
         return stored.producers if stored is not None and stored.end_offset == offset else None
 
     def _stored_producers(self, offset: int) -> tuple[ProducerTable, int] | None:
         """The last table that lies beside a segment which ends at or below `offset`, and where that is."""
         for segment in reversed(self._segments):
             if segment.end_offset <= offset and segment.indexed:
-                stored = load_index(self._vfs, self._directory, segment.base_offset, 1)
+                stored = self._index_file(segment)
                 if stored is not None and stored.end_offset == segment.end_offset:
                     return ProducerTable.decode(stored.producers), stored.end_offset
         return None
 
+    def _index_file(self, segment: Segment) -> IndexFile | None:
+        try:
+            return load_index(self._vfs, self._directory, segment.base_offset, 1)
+        except OSError as error:
+            raise refused(f"{self._name}: {error}", error) from error
+
     def append_time_before(self, offset: int) -> int:
         """What a leader stamped on the record before boundary `offset`; -1: it has its producer's time.
 
-        Raises CorruptLog.
+        Raises CorruptLog, ReadFailed.
         """
         ((batch, _),) = self.walk(offset - 1, 1, offset)
         (info,) = iterate_batches(batch, verify=False)
@@ -267,6 +281,4 @@ class Reader:
             plan = self._plan(start, bytes_max, end_max)
             return *plan.fetch(segment.file), plan.position
         except (CorruptBatch, OSError) as error:
-            raise CorruptLog(
-                f"{self._name}: offset {start} cannot be read: {error}", partition=self._name, offset=start
-            ) from error
+            raise unreadable(self._name, start, error, name=self._name) from error

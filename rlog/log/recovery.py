@@ -45,6 +45,7 @@ from rlog.log.segment import (
     segment_name,
 )
 from rlog.log.settings import LogSettings
+from rlog.log.unreadable import is_damage
 from rlog.log.watermarks import Watermark
 
 OFFSET_MAX = 2**63 - 1
@@ -113,7 +114,9 @@ class Examiner:
         )
 
     def examine(self) -> Examined:
-        """Raises DataDirectoryError for files that are not ours; rot is reported in the result."""
+        """Raises DataDirectoryError for files that are not ours, OSError where the system lets nobody read
+        them; rot is reported in the result.
+        """
         found = self._found
         try:
             bases = self._list()
@@ -122,6 +125,8 @@ class Examiner:
         except _Rot as rot:
             found.damage = str(rot)
         except OSError as error:
+            if not is_damage(error):
+                raise
             found.damage = f"cannot be read: {error}"
         found.generations = GenerationTable(
             [start for start in self._generations.entries() if start[1] < found.end_offset]

@@ -101,7 +101,7 @@ def wanted_start(
     """Where the log is to start: at or above its start, at or below `hwm`. -1: that setting sets no bound.
 
     A log without any timestamp is kept whole; beside others, a record without one counts as old. The work is
-    bounded: what is left to do is done by the next call. Raises CorruptLog.
+    bounded: what is left to do is done by the next call. Raises CorruptLog, ReadFailed.
     """
     start = log.start_offset
     if retention_bytes >= 0:

@@ -20,6 +20,7 @@ from crc32c import crc32c
 
 from rlog._core import DiskJob, File, SegmentIndex, Span, Vfs
 from rlog.log.settings import LogSettings
+from rlog.log.unreadable import read_whole
 
 FILE_NAME = re.compile(r"([0-9]{20})\.(log|index|anchor)")
 TEMPORARY = ".tmp"
@@ -126,13 +127,12 @@ def decode_index(data: bytes, interval_bytes: int) -> IndexFile | None:
 
 
 def load_index(vfs: Vfs, directory: str, base_offset: int, interval_bytes: int) -> IndexFile | None:
-    """The index file of the segment `base_offset`; None when it is absent or wrong."""
-    try:
-        file = vfs.open(f"{directory}/{index_name(base_offset)}")
-    except FileNotFoundError:
-        return None
-    stored = decode_index(file.pread(file.size(), 0), interval_bytes)
-    file.close()
+    """The index file of the segment `base_offset`; None when it is absent or wrong.
+
+    Raises OSError where that cannot be known.
+    """
+    data = read_whole(vfs, f"{directory}/{index_name(base_offset)}")
+    stored = None if data is None else decode_index(data, interval_bytes)
     return stored if stored is not None and stored.base_offset == base_offset else None
 
 

@@ -31,7 +31,7 @@ class AppendClock:
         self._last_ms = None
 
     def now_ms(self) -> int:
-        """The time to stamp now. Raises CorruptLog when the end of the log cannot be read."""
+        """The time to stamp now. Raises CorruptLog or ReadFailed when the end of the log cannot be read."""
         if self._last_ms is None:
             self._last_ms = self._log.last_append_time_ms()
         self._last_ms = max(self._last_ms, self._wall_clock_ms())

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from rlog._core import Span, SpanBuilder
-from rlog.errors import CorruptLog, InvariantBroken, ProtocolError, StorageFailed
+from rlog.errors import CorruptLog, InvariantBroken, ProtocolError, ReadFailed, StorageFailed
 from rlog.log.anchor import Anchor, decode_anchor
 from rlog.log.producers import ProducerTable
 from rlog.observe.events import emit
@@ -127,11 +127,11 @@ class Driver:
 
     def carry_out(self, partition: Partition, payload: Payload = None) -> None:
         """All effects of the input just given. payload: what came with the message stepped."""
-        failure: StorageFailed | CorruptLog | None = None
+        failure: StorageFailed | CorruptLog | ReadFailed | None = None
         for effect in partition.replica.take_effects():
             try:
                 self._carriers[type(effect)](partition, effect, payload)
-            except (StorageFailed, CorruptLog) as error:
+            except (StorageFailed, CorruptLog, ReadFailed) as error:
                 # A read of records to send, most likely. The other effects, a vote say, do not depend on it.
                 failure = error
         self.wake(partition)
@@ -147,14 +147,18 @@ class Driver:
     def _send(self, partition: Partition, effect: Send, received: Payload) -> None:
         message = effect.message
         payload: list[memoryview] = []
-        if type(message) is InstallAnchor:
-            payload = [memoryview(partition.log.anchor().encode())]
-        elif type(message) is Append and message.end_offset > message.prev_offset:
-            payload = partition.log.read(
-                message.prev_offset,
-                bytes_max=self.config.peer_frame_bytes_max,
-                end_max=message.end_offset,
-            )
+        try:
+            if type(message) is InstallAnchor:
+                payload = [memoryview(partition.log.anchor().encode())]
+            elif type(message) is Append and message.end_offset > message.prev_offset:
+                payload = partition.log.read(
+                    message.prev_offset,
+                    bytes_max=self.config.peer_frame_bytes_max,
+                    end_max=message.end_offset,
+                )
+        except ReadFailed as error:  # as if the network had lost it
+            partition.unreadable(error)
+            return
         self._peers.links[effect.to].send(partition.number, message, payload)
 
     def _cut(self, partition: Partition, effect: Cut, payload: Payload) -> None:

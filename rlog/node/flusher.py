@@ -95,6 +95,7 @@ class Flusher:
         except (StorageFailed, CorruptLog) as error:
             partition.storage_failed(str(error))
             return
+        self._look_for_shortage(partition)
         if job is not None:
             self._submit("log", job, lambda done: self._log_done(partition, done))
         elif self._meta_in_flight:
@@ -109,9 +110,7 @@ class Flusher:
                 self._all_failed("watermarks", error)
             return
         self._counters.flushed_bytes += job.tag.size
-        if partition.log.lacks_room:
-            self._run_short(partition, job)
-        else:
+        if not partition.log.shortage:
             self._short_of_room.pop(partition, None)
         if partition.log.base_offset != partition.replica.start_offset:
             partition.base_moved()
@@ -119,10 +118,11 @@ class Flusher:
             partition.flushed()
         self.flush(partition)
 
-    def _run_short(self, partition: Partition, job: DiskJob) -> None:
-        """The disk had no room for a step of a deletion: nothing is lost by doing it later (SAFETY 16)."""
-        if partition in self._short_of_room:
-            return  # said already
+    def _look_for_shortage(self, partition: Partition) -> None:
+        """A step of a deletion has no room, or no descriptor: it can be done later (SAFETY 16)."""
+        shortage = partition.log.shortage
+        if not shortage or partition in self._short_of_room:
+            return  # or said already
         self._short_of_room[partition] = None
         emit(
             logger,
@@ -130,7 +130,7 @@ class Flusher:
             "no_room",
             partition=partition.name,
             node=partition.replica.node_id,
-            reason=f"{job.error_operation} failed; it is tried again each second: make room on the disk",
+            reason=f"{shortage}; it is tried again each second",
         )
 
     def sync_watermarks(self) -> None:

@@ -28,6 +28,7 @@ from rlog.errors import (
     InvalidTimestamp,
     InvariantBroken,
     OutOfOrder,
+    ReadFailed,
     StorageFailed,
 )
 from rlog.log.log import PartitionLog
@@ -93,6 +94,7 @@ class Partition:
         self._acks_floor: Waited = driver.config.topic(topic).acks_floor
         self._hwm_waits = HwmWaits()
         self.deletions = Deletions()
+        self._said_errno = 0  # of a read that the system refused
 
     # ------------------------------------------------------------------------------------------- queries
 
@@ -206,8 +208,8 @@ class Partition:
             return
         try:
             group = self._open_group()
-        except CorruptLog as error:
-            self.storage_failed(str(error))
+        except (CorruptLog, ReadFailed) as error:
+            self.unreadable(error)
             done(ProduceResult(codes.KAFKA_STORAGE_ERROR, message=str(error)))
             return
         base_offset = group.end_offset
@@ -221,7 +223,10 @@ class Partition:
         self.driver.wake(self)
 
     def _open_group(self) -> SpanBuilder:
-        """What this tick's records are gathered in; one append time for all of them. Raises CorruptLog."""
+        """What this tick's records are gathered in; one append time for all of them.
+
+        Raises CorruptLog, ReadFailed.
+        """
         if self._group is None:
             time_ms = self.append_clock.now_ms() if self._stamps_append_time else -1
             self._group = SpanBuilder(self.log.end_offset, self.replica.generation, append_time_ms=time_ms)
@@ -360,8 +365,8 @@ class Partition:
         """Leader: delete what the topic's settings let go."""
         try:
             self.trim(wanted_start(self.log, self.hwm, topic.retention_bytes, topic.retention_ms, now_ms))
-        except CorruptLog as error:
-            self.storage_failed(str(error))
+        except (CorruptLog, ReadFailed) as error:
+            self.unreadable(error)
 
     # ------------------------------------------------------------------------------------------- consume
 
@@ -395,8 +400,8 @@ class Partition:
         try:
             batches = [found[0]] if found else self.log.read(offset, bytes_max=bytes_max, end_max=hwm)
             check_holds(batches, offset)
-        except (CorruptLog, StorageFailed) as error:
-            self.storage_failed(f"cannot read offset {offset}: {error}")
+        except (CorruptLog, ReadFailed) as error:
+            self.unreadable(error)
             return codes.KAFKA_STORAGE_ERROR, [], hwm
         except InvariantBroken as error:
             self.invariant_broken(str(error))
@@ -432,8 +437,8 @@ class Partition:
             # The disk is innocent: the records were produced like that, and nobody can read them.
             logger.warning("partition=%s search by time past offset %d: %s", self.name, start, error)
             return TimeAnswer(codes.INVALID_RECORD)
-        except (CorruptLog, StorageFailed) as error:
-            self.storage_failed(f"cannot search from offset {start}: {error}")
+        except (CorruptLog, ReadFailed) as error:
+            self.unreadable(error)
             return TimeAnswer(codes.KAFKA_STORAGE_ERROR)
         if step.found is None or step.found[0] < self.start_offset:  # deleted meanwhile
             return TimeAnswer(codes.NONE, None, max(step.next_offset, self.start_offset))
@@ -493,8 +498,16 @@ class Partition:
             self.driver.carry_out(self, payload)
         except (InvariantBroken, AssertionError) as error:
             self.invariant_broken(str(error) or repr(error), exc_info=True)
-        except (StorageFailed, CorruptLog) as error:
+        except (StorageFailed, CorruptLog, ReadFailed) as error:
             self.storage_failed(str(error))
+
+    def unreadable(self, error: CorruptLog | ReadFailed) -> None:
+        """Damage fences the log. What the system refused is asked for again, and said once."""
+        if isinstance(error, CorruptLog):
+            self.storage_failed(str(error))
+        elif error.errno != self._said_errno:
+            self._said_errno = error.errno
+            self._say(logging.WARNING, "read_failed", str(error))
 
     def storage_failed(self, reason: str) -> None:
         """A write or fsync of this log failed: never lead or acknowledge again (SAFETY 15)."""

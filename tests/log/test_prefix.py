@@ -1,12 +1,13 @@
 """A log's prefix goes while the log is used."""
 
-from errno import EIO, ENOSPC
+from errno import EIO, EMFILE, ENOSPC
 from random import Random
+from typing import cast
 
 import pytest
 
 from rlog._core import DiskJob, Vfs
-from rlog.errors import CorruptLog, StorageFailed
+from rlog.errors import CorruptLog, DataDirectoryError, InvariantBroken, ReadFailed, StorageFailed
 from rlog.log.storage import Storage
 from rlog.testing.disk import Fault, MemoryDisk
 
@@ -107,17 +108,19 @@ def no_room_for_anchors(disk: MemoryDisk, step: str, *, error: int = ENOSPC) -> 
     disk.faults.append(Fault(step, error, path))
 
 
-@pytest.mark.parametrize("step", STEPS_OF_AN_ANCHOR)
-def test_a_disk_without_room_for_an_anchor_keeps_the_records_until_it_has_some(step: str) -> None:
+@pytest.mark.parametrize(
+    ("step", "error"), [*((step, ENOSPC) for step in STEPS_OF_AN_ANCHOR), ("open", EMFILE)]
+)
+def test_a_disk_without_room_for_an_anchor_keeps_the_records_until_it_has_some(step: str, error: int) -> None:
     disk = MemoryDisk(Random(1))
     vfs = Vfs.of(disk)
     storage = filled(vfs, 60)
     log = storage.logs[NAME]
     whole = contents(log)
-    no_room_for_anchors(disk, step)
+    no_room_for_anchors(disk, step, error=error)
     log.trim(80)
     settle(storage)
-    assert (log.lacks_room, log.failed, log.base_offset) == (True, None, 0)
+    assert (bool(log.shortage), log.failed, log.base_offset) == (True, None, 0)
     assert contents(log) == whole
     log.append(make_span(log.end_offset, 1))
     settle(storage)
@@ -125,7 +128,7 @@ def test_a_disk_without_room_for_an_anchor_keeps_the_records_until_it_has_some(s
     assert log.base_offset == 0, "and does not try at every round"
     log.try_again()
     settle(storage)
-    assert not log.lacks_room
+    assert not log.shortage
     assert 0 < log.base_offset <= 80
     kept, base = contents(log), log.base_offset
     storage.close()
@@ -147,7 +150,7 @@ def test_a_disk_without_room_for_an_installed_anchor_keeps_the_old_log(step: str
     no_room_for_anchors(disk, step)
     log.install(anchor)
     settle(storage)
-    assert (log.lacks_room, log.failed, log.flushed_offset, log.is_clean) == (True, None, 0, False)
+    assert (bool(log.shortage), log.failed, log.flushed_offset, log.is_clean) == (True, None, 0, False)
     assert not run_one(storage), "it does not try at once again"
     if is_killed:
         storage._lock.close()
@@ -156,7 +159,7 @@ def test_a_disk_without_room_for_an_installed_anchor_keeps_the_old_log(step: str
         return
     log.try_again()
     settle(storage)
-    assert (log.lacks_room, log.base_offset, log.flushed_offset) == (False, 100, 100)
+    assert (bool(log.shortage), log.base_offset, log.flushed_offset) == (False, 100, 100)
     log.append(make_span(100, 2))
     settle(storage)
     kept = contents(log)
@@ -273,3 +276,79 @@ def test_what_is_deleted_as_it_comes_takes_no_large_files() -> None:
     kept = contents(log)
     storage._lock.close()  # killed
     assert contents(open_storage(vfs).logs[NAME]) == kept
+
+
+# --- what the system does not let us read
+
+
+@pytest.mark.parametrize("path", [".log", ".index", ".anchor"])
+def test_without_descriptors_an_anchor_is_made_later_and_nothing_is_damaged(path: str) -> None:
+    disk = MemoryDisk(Random(1))
+    storage = filled(Vfs.of(disk), 60)
+    log = storage.logs[NAME]
+    log.trim(40)
+    settle(storage)
+    before = log.base_offset
+    if path == ".anchor":  # the producer table is taken from there where no index file has one
+        for segment in log._segments:
+            segment.indexed = False
+    disk.faults.append(Fault("open", EMFILE, path, times=1000))
+    log.trim(log.end_offset - 20)
+    settle(storage)
+    assert "Too many open files" in log.shortage
+    assert "ulimit -n" in log.shortage
+    assert (log.failed, log.damage, log.base_offset) == (None, None, before)
+    if path != ".index":
+        with pytest.raises(ReadFailed, match="Too many open files") as caught:
+            log.anchor() if path == ".anchor" else contents(log)
+        assert caught.value.errno == EMFILE
+    assert log.damage is None
+    disk.faults.clear()
+    log.append(make_span(log.end_offset, 1, size=100))
+    log.try_again()
+    settle(storage)
+    assert (log.shortage, log.damage) == ("", None)
+    assert log.base_offset > before
+
+
+@pytest.mark.parametrize("path", [".log", ".index", ".anchor"])
+def test_an_opening_without_descriptors_is_refused_by_name_and_judges_nothing(path: str) -> None:
+    disk = MemoryDisk(Random(1))
+    storage = filled(Vfs.of(disk), 60)
+    log = storage.logs[NAME]
+    log.trim(40)
+    settle(storage)
+    expected = contents(log)
+    storage.close()
+    disk.faults.append(Fault("open", EMFILE, path, times=1000))
+    with pytest.raises(DataDirectoryError, match="raise the number of open files"):
+        open_storage(Vfs.of(disk))
+    disk.faults.clear()
+    log = open_storage(Vfs.of(disk)).logs[NAME]
+    assert (log.damage, log.suspect) == (None, False)
+    assert contents(log) == expected
+
+
+def test_what_is_no_offset_is_never_written_as_one() -> None:
+    log = filled(Vfs.of(MemoryDisk(Random(1))), 3).logs[NAME]
+    for offset in (3.5, True):
+        with pytest.raises(InvariantBroken, match="trim at"):
+            log.trim(cast("int", offset))
+    assert log.start_offset == 0
+
+
+def test_the_error_that_fenced_a_log_does_not_grow() -> None:
+    disk = MemoryDisk()
+    storage = open_storage(Vfs.of(disk))
+    log = storage.logs[NAME]
+    disk.faults.append(Fault("fdatasync", EIO, ".log"))
+    log.append(make_span(0, 1))
+    with pytest.raises(StorageFailed):
+        settle(storage)
+    raised = []
+    for _ in range(2):
+        with pytest.raises(StorageFailed) as caught:
+            log.append(make_span(2, 1))
+        raised.append(caught.value)
+    assert raised[0] is not raised[1]
+    assert raised[0].errno == EIO

@@ -287,7 +287,7 @@ async def test_a_replica_without_room_for_the_anchor_acknowledges_nothing_and_re
         await fill(leader, 1, first=100)
         files.full = None
         await until(lambda: back.log.flushed_offset == leader.hwm, "it has caught up")
-        assert (back.fenced, back.log.lacks_room) == (None, False)
+        assert (back.fenced, back.log.shortage) == (None, "")
 
 
 @on_uvloop

@@ -1,6 +1,7 @@
 """Fetches that memory cannot answer: the loop turns while the disk is read, whatever happens meanwhile."""
 
 import asyncio
+import errno
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from rlog.errors import ReadFailed
+from rlog.log.reader import DiskRead
 from rlog.node import fetch as fetching
 from rlog.node.node import Node
 from rlog.wire import kafka
@@ -246,4 +249,28 @@ async def test_a_record_that_is_deleted_as_it_is_found_is_not_named(tmp_path: Pa
         await until(lambda: held.waiting, "the search goes on")
         held.go_on()
         assert (await waiting).offset == 5
+        client.close()
+
+
+@on_uvloop
+async def test_a_read_that_the_system_refuses_is_answered_and_fences_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Too many open files are no damage: the consumer asks again, and gets its records later."""
+
+    def refuse(*_: object) -> None:
+        raise ReadFailed("offset 3 cannot be read: Too many open files", errno=errno.EMFILE)
+
+    async with Cluster(tmp_path, count=1, **ON_DISK) as cluster:
+        node = await filled(cluster)
+        leader = await cluster.leader()
+        client = await client_of(node)
+        with monkeypatch.context() as patch:
+            patch.setattr(DiskRead, "run", lambda _: None)
+            patch.setattr(leader.log._reader, "_fetch", refuse)
+            for _ in range(2):
+                assert (await fetch(client, 3)).error == codes.KAFKA_STORAGE_ERROR
+        assert (leader.fenced, leader.log.damage) == (None, None)
+        assert caplog.text.count("read_failed") == 1
+        assert offsets(await fetch(client, 3))[0] == 3
         client.close()
