@@ -2,7 +2,8 @@
 
 log.py      what a user opens            commit.py   group commit across threads
 aio.py      its asyncio twin             writer.py   offsets, groups and their jobs
-reader.py   reading                      batches.py  lists into batches
+reader.py   reading                      chunks.py   the same for asyncio
+batches.py  lists into batches           arguments.py  numbers from callers
 store.py    the directory                room.py     room for bytes that wait for the disk
 settings.py what may be chosen           lifetime.py forks and exits
 """

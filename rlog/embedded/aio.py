@@ -9,26 +9,27 @@ and uvloop do.
 import asyncio
 import os
 import threading
-from collections.abc import AsyncIterator, Callable, Generator, Iterable
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from functools import partial
 from types import TracebackType
-from typing import Final, Self, TypeVar
+from typing import Final, Self
 
 from rlog._core import DiskJob, DiskPool, Record
 from rlog.embedded import lifetime
+from rlog.embedded.arguments import integer
 from rlog.embedded.batches import Value, batches_of
-from rlog.embedded.reader import Reader, Start, check_range, offset_at, reader_of
+from rlog.embedded.chunks import Chunks, Each
+from rlog.embedded.reader import Reader, Start, check_end, offset_at, reader_of
 from rlog.embedded.room import Room
 from rlog.embedded.settings import BATCH_BYTES_MAX, Settings, TimestampType, World
 from rlog.embedded.store import Store
 from rlog.embedded.writer import GENERATION, Group, Job, Writer
-from rlog.errors import BatchTooLarge, ConfigurationError, LogClosed, OffsetConflict, RlogError, WrongLoop
+from rlog.errors import BatchTooLarge, ConfigurationError, OffsetConflict, RlogError, WrongLoop
 from rlog.log.segment import Segment
 from rlog.moments import At, Time
 from rlog.records import Compression, Headers, ListReceipt, Receipt
-
-T = TypeVar("T")
 
 QUEUED_BYTES_MAX: Final = 64 << 20
 RECORD_BYTES: Final = 100  # about what a record that waits takes besides its value and key
@@ -109,7 +110,8 @@ class AsyncLog:
     def __init__(self, store: Store, *, settings: Settings, world: World, queued_bytes_max: int) -> None:
         self.path = store.path
         self.name = store.name
-        self.is_closed = False
+        self._is_closed = False
+        self._is_released = False
         self._store = store
         self._settings = settings
         self._vfs = world.vfs
@@ -119,7 +121,7 @@ class AsyncLog:
         self._writer = Writer(store, settings, world, waits=False)
         self._mutex = threading.Lock()  # over steps of the log: readers in the executor look at its segments
         self._room = Room(queued_bytes_max)
-        self._watchers: list[asyncio.Future[None]] = []  # woken when anything was flushed, or all ended
+        self._watchers: dict[asyncio.Future[None], None] = {}  # woken when anything was flushed, or all ended
         self._is_busy = False
         self._taken: Group | None = None
         self._closing: asyncio.Task[None] | None = None
@@ -143,14 +145,15 @@ class AsyncLog:
         if timestamp_ms is None:
             timestamp_ms = self._wall_clock_ms()
         size = RECORD_BYTES + len(value or b"") + len(key or b"")
+        if headers:
+            headers = tuple(headers)
+            size += sum(len(name) + len(content or b"") for name, content in headers)
         await self._room.take(size)
         try:
             join = partial(self._writer.add, value, key, headers, timestamp_ms)
-            offset, group = await self._commit(join, expect_offset)
+            offset, group = await self._commit(join, expect_offset, size)
         except BatchTooLarge as error:
             raise self._settings.too_large(error) from None
-        finally:
-            self._room.give(size)
         if group.append_time_ms >= 0:
             timestamp_ms = group.append_time_ms
         return Receipt(self.name, 0, offset, GENERATION, (), "disk", timestamp_ms)
@@ -170,10 +173,8 @@ class AsyncLog:
         builders = batches_of(values, timestamp_ms, self._settings, atomic=atomic)
         size = sum(builder.size for builder in builders)
         await self._room.take(size)
-        try:
-            offset, group = await self._commit(partial(self._writer.add_batches, builders), expect_offset)
-        finally:
-            self._room.give(size)
+        join = partial(self._writer.add_batches, builders)
+        offset, group = await self._commit(join, expect_offset, size)
         count = sum(builder.count for builder in builders)
         if group.append_time_ms >= 0:
             timestamp_ms = group.append_time_ms
@@ -182,11 +183,28 @@ class AsyncLog:
     async def delete_before(self, offset: int) -> None:
         """Delete the records below `offset`; see `Log.delete_before`."""
         self._check_open()
-        check_range(self._store, max(offset, self.start_offset))
+        offset = integer("offset", offset)
+        check_end(self._store, offset)
         await self._commit(partial(self._writer.trim, offset))
 
-    async def _commit(self, join: Callable[[], Group], expect_offset: int | None = None) -> tuple[int, Group]:
-        """As GroupCommit.commit()."""
+    async def _commit(
+        self, join: Callable[[], Group], expect_offset: int | None = None, size: int = 0
+    ) -> tuple[int, Group]:
+        """As GroupCommit.commit(). size: bytes of room that it was given, and that are given back."""
+        try:
+            offset, group = await self._joined(join, expect_offset)
+        except BaseException:
+            self._room.give(size)
+            raise
+        # Whether its task still waits then or not: until then its bytes do.
+        group.waiters.append(partial(self._room.give, size))
+        if not self._is_busy:
+            self._is_busy = True
+            self._loop.call_soon(self._begin)  # whoever appends in this turn of the loop comes along
+        await self._settled(group)
+        return offset, group
+
+    async def _joined(self, join: Callable[[], Group], expect_offset: int | None) -> tuple[int, Group]:
         self._check_open()
         try:
             self._writer.check(expect_offset)
@@ -197,12 +215,7 @@ class AsyncLog:
                 await self._settled(group, is_member=False)
             raise
         offset = self._writer.end_offset
-        group = join()
-        if not self._is_busy:
-            self._is_busy = True
-            self._loop.call_soon(self._begin)  # whoever appends in this turn of the loop comes along
-        await self._settled(group)
-        return offset, group
+        return offset, join()
 
     async def _settled(self, group: Group, *, is_member: bool = True) -> None:
         """Return when `group` is on disk. Raises why it is not."""
@@ -216,12 +229,9 @@ class AsyncLog:
 
     def _begin(self) -> None:
         self._taken = self._writer.open
-        try:
+        with self._fencing():
             with self._mutex:
                 job = self._writer.take()
-        except RlogError as error:
-            self._fence(error)
-        else:
             self._go_on(job)
 
     def _go_on(self, job: Job | None) -> None:
@@ -233,22 +243,32 @@ class AsyncLog:
         group, self._taken = self._taken, None
         assert group is not None
         self._is_busy = not self._writer.open.is_empty
-        if self._is_busy:
-            self._begin()
-        self._end(group)
-        self._wake_watchers()
+        try:
+            if self._is_busy:
+                self._begin()
+        finally:
+            self._end(group)
+            self._wake_watchers()
 
     def _completed(self) -> None:
         for job in self._pool.drain():
-            try:
+            with self._fencing():
                 with self._mutex:
                     following = self._writer.job_done(job)
-            except RlogError as error:
-                self._fence(error)
-            else:
                 self._go_on(following)
 
-    def _fence(self, error: RlogError) -> None:
+    @contextmanager
+    def _fencing(self) -> Iterator[None]:
+        """Whatever goes wrong, nobody may be left waiting. What is no error of rlog's goes on to the loop."""
+        try:
+            yield
+        except RlogError as error:
+            self._fence(error)
+        except BaseException as error:
+            self._fence(error)
+            raise
+
+    def _fence(self, error: BaseException) -> None:
         """Nothing more is written, and who waits is told so."""
         groups = [self._taken, self._writer.fence(error)]
         self._taken, self._is_busy = None, False
@@ -284,25 +304,25 @@ class AsyncLog:
         self, start: Start = "earliest", *, end: int | None = None, follow: bool = False
     ) -> AsyncIterator[Record]:
         """The records from `start` on; see `Log.read`."""
-        return _each(self.read_batches(start, end=end, follow=follow))
+        return Each(self.read_batches(start, end=end, follow=follow))
 
     def read_batches(
         self, start: Start = "earliest", *, end: int | None = None, follow: bool = False
     ) -> AsyncIterator[list[Record]]:
         """As `read`, in lists as they come from disk; see `Log.read_batches`."""
-        return self._chunks(self._opening(start, end, follow), Reader.records, follow=follow)
+        return Chunks(self._opening(start, end, follow), Reader.records, self._more if follow else None)
 
     def values(
         self, start: Start = "earliest", *, end: int | None = None, follow: bool = False
     ) -> AsyncIterator[bytes | None]:
         """As `read`, the bare values."""
-        return _each(self.value_batches(start, end=end, follow=follow))
+        return Each(self.value_batches(start, end=end, follow=follow))
 
     def value_batches(
         self, start: Start = "earliest", *, end: int | None = None, follow: bool = False
     ) -> AsyncIterator[list[bytes | None]]:
         """As `read_batches`, the bare values."""
-        return self._chunks(self._opening(start, end, follow), Reader.values, follow=follow)
+        return Chunks(self._opening(start, end, follow), Reader.values, self._more if follow else None)
 
     async def wait(self, offset: int, timeout_ms: int | None = None) -> bool:
         """Wait until the record at `offset` is there; see `Log.wait`."""
@@ -326,35 +346,24 @@ class AsyncLog:
         reader = opening()
         return lambda: reader
 
-    async def _chunks(
-        self, opening: Callable[[], Reader], read: Callable[[Reader], list[T]], *, follow: bool
-    ) -> AsyncIterator[list[T]]:
-        reader = await self._loop.run_in_executor(None, opening)
-        while True:
-            try:
-                found = await self._loop.run_in_executor(None, read, reader)
-            except LogClosed:
-                if not follow:
-                    raise
-                return
-            if found:
-                yield found
-            elif not follow:
-                return
-            while follow and self.end_offset <= reader.offset:
-                if self.is_closed:
-                    return
-                self._check_writable()
-                await self._watch()
+    async def _more(self, reader: Reader) -> bool:
+        """Wait for more than `reader` has read; False once the log is closed."""
+        while self.end_offset <= reader.offset and not self.is_closed:
+            self._check_writable()
+            await self._watch()
+        return not self.is_closed
 
     async def _watch(self) -> None:
         """Return when something was flushed, or all ended."""
         watcher: asyncio.Future[None] = self._loop.create_future()
-        self._watchers.append(watcher)
-        await watcher
+        self._watchers[watcher] = None
+        try:
+            await watcher
+        finally:
+            self._watchers.pop(watcher, None)
 
     def _wake_watchers(self) -> None:
-        watchers, self._watchers = self._watchers, []
+        watchers, self._watchers = self._watchers, {}
         for watcher in watchers:
             _wake(watcher)
 
@@ -376,6 +385,10 @@ class AsyncLog:
 
     # ---- its life
 
+    @property
+    def is_closed(self) -> bool:
+        return self._is_closed
+
     async def close(self) -> None:
         """Wait for appends under way, then close the files. Idempotent; see `Log.close`."""
         if os.getpid() != self._process_id:
@@ -383,29 +396,47 @@ class AsyncLog:
             return
         self._check_loop()
         if self._closing is None:
-            self.is_closed = True
+            self._is_closed = True
             self._closing = self._loop.create_task(self._close())
         await asyncio.shield(self._closing)
 
     async def _close(self) -> None:
         self._room.refuse(self._writer.closed())
         self._wake_watchers()
-        while self._is_busy:
-            await self._watch()
+        try:
+            while self._is_busy:
+                await self._watch()
+        except asyncio.CancelledError:  # with all tasks of its loop, which ends
+            self._loop.remove_reader(self._pool.fileno())
+            try:
+                self._release()
+            finally:
+                self._fence(self._writer.closed())
+            raise
         self._loop.remove_reader(self._pool.fileno())
         lifetime.closed(self)
         self._pool.close()  # idle: nothing to wait for
+        self._is_released = True
         await self._loop.run_in_executor(None, self._store.close)
 
     def end(self) -> None:
         """At exit: when the loop runs no more. One that still does, in a daemon thread, is left alone."""
-        if self._loop.is_running() or self.is_closed:
+        if not self._loop.is_running():
+            self._is_closed = True
+            self._release()
+
+    def _release(self) -> None:
+        """Close at once, blocking: the job under way is waited for, and nothing more is begun. Idempotent."""
+        if self._is_released:
             return
-        self.is_closed = True
+        self._is_released = True
+        lifetime.closed(self)
         self._pool.close()
-        for job in self._pool.drain():
-            self._writer.job_done(job)
-        self._store.close()
+        try:
+            for job in self._pool.drain():
+                self._writer.job_done(job)
+        finally:
+            self._store.close()
 
     def abandon(self) -> None:
         """In a forked child: close what it has inherited."""
@@ -439,9 +470,3 @@ class AsyncLog:
 def _wake(future: "asyncio.Future[None]") -> None:
     if not future.done():
         future.set_result(None)
-
-
-async def _each(batches: AsyncIterator[list[T]]) -> AsyncIterator[T]:
-    async for batch in batches:
-        for each in batch:
-            yield each

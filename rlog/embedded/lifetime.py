@@ -58,6 +58,8 @@ def _at_exit() -> None:
             log.end()
         except RlogError as error:
             logger.error("%s could not be closed at exit: %s", log.path, error)
+        except Exception:  # the others are to be closed too
+            logger.exception("%s could not be closed at exit", log.path)
 
 
 def _in_child() -> None:

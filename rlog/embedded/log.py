@@ -10,9 +10,10 @@ from typing import Self
 
 from rlog._core import Record
 from rlog.embedded import lifetime
+from rlog.embedded.arguments import integer
 from rlog.embedded.batches import Value, batches_of
 from rlog.embedded.commit import GroupCommit
-from rlog.embedded.reader import Reader, Start, check_range, chunks, offset_at, reader_of
+from rlog.embedded.reader import Reader, Start, check_end, chunks, offset_at, reader_of
 from rlog.embedded.settings import BATCH_BYTES_MAX, Settings, TimestampType, World
 from rlog.embedded.store import Store
 from rlog.embedded.writer import GENERATION, Writer
@@ -150,7 +151,8 @@ class Log:
         Who is reading below it gets OffsetOutOfRange. Raises that for an offset past the end, too.
         """
         self._check_process()
-        check_range(self._store, max(offset, self.start_offset))
+        offset = integer("offset", offset)
+        check_end(self._store, offset)
         self._commit.commit(partial(self._writer.trim, offset))
 
     # ---- reading

@@ -10,11 +10,13 @@ from datetime import datetime
 from typing import Final, Literal, Protocol, TypeVar
 
 from rlog._core import File, Record, Vfs, decode_records, decode_values, find_batches
+from rlog.embedded.arguments import integer
 from rlog.embedded.store import Store
 from rlog.embedded.writer import GENERATION
 from rlog.errors import ConfigurationError, CorruptBatch, CorruptLog, LogClosed, OffsetOutOfRange
 from rlog.log.segment import Segment
 from rlog.log.time_search import search_interval
+from rlog.log.unreadable import unreadable
 from rlog.moments import At, Time, timestamp_of
 
 T = TypeVar("T")
@@ -100,7 +102,7 @@ class Reader:
                 self._chunk_bytes = missing + missing // 8
         except (CorruptBatch, OSError) as error:
             check_range(self._store, start)  # its file may just have been deleted
-            raise self._corrupt(str(error)) from error
+            raise unreadable(self._store.path, start, error, name=self._store.name) from error
         self._batch_offset = reached
         self._position += last
         self._chunk_bytes = max(self._chunk_bytes, min(4 * self._chunk_bytes, CHUNK_BYTES_MAX))
@@ -119,10 +121,14 @@ class Reader:
 
     def _open(self, offset: int) -> None:
         """The segment that holds `offset`, at a batch a little before it."""
-        self._segment = self._log.segments_from(offset)[0]
-        base = self._segment.base_offset
-        self._batch_offset, self._position = self._segment.index.find(offset) or (base, 0)
-        self._file = self._vfs.open(self._store.segment_path(self._segment))
+        segments = self._log.segments_from(offset)
+        if not segments or offset < segments[0].base_offset:
+            check_range(self._store, offset)  # it was just deleted
+            raise CorruptBatch("no segment holds it")
+        segment = segments[0]
+        self._file = self._vfs.open(self._store.segment_path(segment))
+        self._segment = segment
+        self._batch_offset, self._position = segment.index.find(offset) or (segment.base_offset, 0)
 
     def _corrupt(self, why: str) -> CorruptLog:
         return CorruptLog(
@@ -143,12 +149,13 @@ def offset_at(log: Readable, store: Store, vfs: Vfs, time: Time) -> int | None:
             data, start = reader.fetch(start, end_max)
             yield data, start
 
-    start, flushed = store.log.start_offset, store.log.flushed_offset
+    start, flushed = 0, store.log.flushed_offset
     while start < flushed:
+        segments = log.segments_from(start)
+        start = max(start, store.log.start_offset)  # looked at later: what is deleted by then is no matter
         try:
-            found, start = search_interval(walk, log.segments_from(start), timestamp_ms, start, flushed)
+            found, start = search_interval(walk, segments, timestamp_ms, start, flushed)
         except OffsetOutOfRange:  # deleted meanwhile
-            start = store.log.start_offset
             continue
         if found is not None:
             return found[0]
@@ -170,29 +177,40 @@ def reader_of(
     elif isinstance(start, datetime | At):
         found = offset_at(log, store, vfs, start)
         offset = flushed if found is None else found
-    elif isinstance(start, int):
-        offset = start
     else:
-        raise ConfigurationError(
-            f"start={start!r} is neither 'earliest', 'latest', an offset, an aware datetime, nor At(...)"
-        )
-    check_range(store, offset)
+        try:
+            offset = integer("start", start)
+        except TypeError:
+            raise ConfigurationError(
+                f"start={start!r} is neither 'earliest', 'latest', an offset, an aware datetime, nor At(...)"
+            ) from None
+        check_range(store, offset)  # the others are in the log, or were a moment ago
     if not follow:
-        end = flushed if end is None else min(end, flushed)
+        end = flushed if end is None else min(integer("end", end), flushed)
     return Reader(log, store, vfs, offset, end)
 
 
 def check_range(store: Store, offset: int) -> None:
     """Raises OffsetOutOfRange for an offset below the start or past the end of what is on disk."""
+    if offset < store.log.start_offset:
+        raise _out_of_range(store, offset, "what came before the start was deleted")
+    check_end(store, offset)
+
+
+def check_end(store: Store, offset: int) -> None:
+    """Raises OffsetOutOfRange for an offset past the end of what is on disk."""
+    if offset > store.log.flushed_offset:
+        raise _out_of_range(store, offset, "nothing is stored there yet")
+
+
+def _out_of_range(store: Store, offset: int, why: str) -> OffsetOutOfRange:
     start, end = store.log.start_offset, store.log.flushed_offset
-    if not start <= offset <= end:
-        why = "what came before the start was deleted" if offset < start else "nothing is stored there yet"
-        raise OffsetOutOfRange(
-            f"offset {offset} is not in {store.path}, which holds {start} to {end}: {why}",
-            offset=offset,
-            start_offset=start,
-            end_offset=end,
-        )
+    return OffsetOutOfRange(
+        f"offset {offset} is not in {store.path}, which holds {start} to {end}: {why}",
+        offset=offset,
+        start_offset=start,
+        end_offset=end,
+    )
 
 
 def chunks(read: Callable[[], list[T]], more: Callable[[], bool] | None) -> Iterator[list[T]]:

@@ -5,16 +5,20 @@ from collections import deque
 
 
 class Room:
-    """At most `bytes_max` are taken, or what a single task takes. For one event loop."""
+    """At most `bytes_max` are taken, or what a single task takes. For one event loop.
+
+    granted: tasks that were given room and have not run since; nobody may run past them.
+    """
 
     def __init__(self, bytes_max: int) -> None:
         self._bytes_max = bytes_max
         self._taken = 0
+        self._granted = 0
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     async def take(self, size: int) -> None:
         """Wait until there is room for `size` bytes, behind those who came before. Raises what ended it."""
-        if not self._waiting and self._fits(size):
+        if not self._waiting and not self._granted and self._fits(size):
             self._taken += size
             return
         granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -23,16 +27,25 @@ class Room:
             await granted
         except asyncio.CancelledError:
             if granted.done() and not granted.cancelled() and granted.exception() is None:
+                self._granted -= 1
                 self.give(size)
+            else:
+                self._grant()  # it may have held up those behind it
             raise
+        self._granted -= 1
+        self._grant()
 
     def give(self, size: int) -> None:
         """Give room back, to those who wait."""
         self._taken -= size
+        self._grant()
+
+    def _grant(self) -> None:
         while self._waiting and (self._waiting[0][1].done() or self._fits(self._waiting[0][0])):
             wanted, granted = self._waiting.popleft()
             if not granted.done():  # cancelled while it waited
                 self._taken += wanted
+                self._granted += 1
                 granted.set_result(None)
 
     def refuse(self, error: Exception) -> None:

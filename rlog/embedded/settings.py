@@ -28,6 +28,10 @@ class Settings:
     retention_bytes: int | None = None
 
     def __post_init__(self) -> None:
+        for name in ("batch_bytes_max", "retention_ms", "retention_bytes"):
+            value = getattr(self, name)
+            if type(value) is not int and (value is not None or name == "batch_bytes_max"):
+                raise ConfigurationError(f"{name}={value!r} is not an integer")
         if self.batch_bytes_max > BATCH_BYTES_LIMIT:
             raise ConfigurationError(
                 f"batch_bytes_max={self.batch_bytes_max} is above {BATCH_BYTES_LIMIT}: name a smaller one"

@@ -13,12 +13,14 @@ After an error nothing more is written (SAFETY 15). What was handed to the disk 
 not as *no*.
 """
 
+import logging
 from collections.abc import Callable
 from functools import partial
 from itertools import starmap
 from typing import Final
 
 from rlog._core import BatchBuilder, DiskJob, Span, WriteRound
+from rlog.embedded.arguments import integer
 from rlog.embedded.settings import Settings, World
 from rlog.embedded.store import Store
 from rlog.errors import (
@@ -27,11 +29,14 @@ from rlog.errors import (
     LogClosed,
     OffsetConflict,
     Outcome,
+    ReadFailed,
     RlogError,
     StorageFailed,
 )
 from rlog.log.retention import ClockReading, RetentionClock, wanted_start
 from rlog.records import Headers
+
+logger = logging.getLogger("rlog.embedded")
 
 GENERATION: Final = 1  # an embedded log has one writer at a time, which never cuts: no other is needed
 Job = DiskJob | WriteRound
@@ -126,7 +131,7 @@ class Writer:
         """May something be added now, at that offset? Raises OffsetConflict, or what fenced the log."""
         if self.failure is not None:
             raise self.error_of(self.failure, is_written=False)
-        if expect_offset is not None and expect_offset != self.end_offset:
+        if expect_offset is not None and integer("expect_offset", expect_offset) != self.end_offset:
             raise OffsetConflict(
                 f"{self._path} ends at offset {self.end_offset}, not {expect_offset}: somebody else "
                 "appended. Read what is new, and decide again",
@@ -139,6 +144,7 @@ class Writer:
 
     def add(self, value: bytes | None, key: bytes | None, headers: Headers, timestamp_ms: int) -> Group:
         """One record, in a batch that it may share. Raises TypeError, BatchTooLarge; it is not added then."""
+        headers = tuple(headers)  # an iterator would be empty for the second batch that is tried
         group = self.open
         builder = group.shared
         if builder is None or not builder.append(value, key, headers, timestamp_ms):
@@ -268,6 +274,8 @@ class Writer:
     def _retain(self) -> None:
         """Delete what the settings do not want kept."""
         settings, log = self._settings, self._log
+        if log.shortage:
+            log.try_again()
         if settings.retention_ms is None and settings.retention_bytes is None:
             return
         now_ms = self._retention_clock.now_ms(self._wall_clock_ms(), *self._uptime())
@@ -276,7 +284,11 @@ class Writer:
             self._storage.meta.queue("clock", *reading)
         bytes_min = -1 if settings.retention_bytes is None else settings.retention_bytes
         age_ms = -1 if settings.retention_ms is None else settings.retention_ms
-        start = wanted_start(log, log.flushed_offset, bytes_min, age_ms, now_ms)
+        try:
+            start = wanted_start(log, log.flushed_offset, bytes_min, age_ms, now_ms)
+        except ReadFailed as error:
+            logger.warning("%s: what is old is not deleted yet: %s", self._path, error)
+            return
         if start > log.start_offset:
             self._trim(start)
 

@@ -273,6 +273,7 @@ cdef int64_t python_uncache(void* context, int fd) noexcept nogil:
 # ---- the classes
 
 @cython.final
+@cython.no_gc_clear              # a File of a forgotten cycle is closed through it; its target can be cleared
 cdef class Vfs:
     """A table of file functions. Make one with `Vfs.system()` or `Vfs.of(target)`.
 
@@ -367,6 +368,7 @@ cdef class Vfs:
 
 
 @cython.final
+@cython.no_gc_clear              # or a forgotten cycle would lose `vfs` before the file is closed through it
 cdef class File:
     """An open file of a Vfs, or one that a DiskJob will open. Closed when closed or forgotten."""
 
@@ -458,7 +460,7 @@ cdef class File:
         self.close()
 
     def __dealloc__(self):
-        if self.fd >= 0 and self.vfs is not None:
+        if self.fd >= 0:
             self.vfs.table.close(self.vfs.table.context, self.fd)
 
 

@@ -104,7 +104,7 @@ def test_every_method_of_the_one_is_a_method_of_the_other() -> None:
     def names(kind: type) -> set[str]:
         return {name for name in dir(kind) if not name.startswith("_")}
 
-    assert names(rlog.Log) - {"is_closed"} == names(AsyncLog)
+    assert names(rlog.Log) == names(AsyncLog)
 
 
 def test_tasks_share_rounds_and_the_loop_goes_on_meanwhile() -> None:
@@ -202,6 +202,62 @@ def test_appends_wait_for_room_in_their_order_and_memory_stays_bounded() -> None
             offsets = [receipt.offset for receipt in done if isinstance(receipt, rlog.Receipt)]
             assert offsets == list(range(29))
             await log.append(b"x" * 9000), "more than the room, alone"
+
+    run(main)
+
+
+def test_bytes_of_cancelled_appends_keep_their_room_while_they_wait() -> None:
+    disk = SlowDisk()
+
+    async def main() -> None:
+        async with opening_on(disk, queued_bytes_max=5000) as log:
+            disk.hold()
+            tasks = []
+            for _ in range(30):
+                tasks.append(asyncio.ensure_future(log.append(b"", headers=[("trace", b"x" * 800)])))
+                await turns()
+                tasks[-1].cancel()
+            await until(disk.begun.is_set)
+            await asyncio.wait(tasks)
+            assert log._writer.end_offset == 5, "headers are counted too"
+            disk.release()
+            assert (await log.append(b"x" * 4000)).offset == 5
+            assert log._room._taken == 0
+            with pytest.raises(TypeError):
+                await log.append(5)
+            with pytest.raises(OffsetConflict):
+                await log.append(b"x", expect_offset=1)
+            assert log._room._taken == 0
+
+    run(main)
+
+
+def test_nobody_overtakes_a_task_that_was_given_room() -> None:
+    async def main() -> None:
+        room = Room(10)
+        order: list[str] = []
+
+        async def take(name: str, size: int) -> None:
+            await room.take(size)
+            order.append(name)
+
+        await room.take(10)
+        first = asyncio.ensure_future(take("first", 4))
+        await turns(2)
+        room.give(10)  # `first` has room now, and has not run
+        await take("newcomer", 4)
+        await first
+        assert order == ["first", "newcomer"]
+
+        room.give(8)
+        await room.take(10)
+        tasks = [asyncio.ensure_future(take(name, 4)) for name in ("a", "b", "c")]
+        await turns(2)
+        room.give(10)
+        tasks[0].cancel()
+        late = asyncio.ensure_future(take("late", 1))
+        await asyncio.wait([*tasks[1:], late])
+        assert order[2:] == ["b", "c", "late"]
 
     run(main)
 
@@ -359,3 +415,81 @@ asyncio.run(main())
     with rlog.open(tmp_path / "orders") as log:
         assert set(log.values()) == {b"x"}
         assert os.path.isdir(log.path)
+
+
+def test_a_reading_goes_on_after_a_timeout_around_one_step(tmp_path: Path) -> None:
+    """Whether it waited for a record or for the disk; and no waiting leaves anything behind."""
+
+    async def main() -> None:
+        async with rlog.open_async(tmp_path / "orders") as log:
+            following = log.read(follow=True)
+            for offset in range(3):
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(0.001):
+                        await anext(following)
+                await log.append(b"x")
+                for _ in range(2):
+                    step = asyncio.ensure_future(anext(following))
+                    await turns(2)  # it is at the executor
+                    step.cancel()
+                    await asyncio.wait([step])
+                    if not step.cancelled():
+                        assert step.result().offset == offset
+                        break
+                else:
+                    assert (await anext(following)).offset == offset
+            for _ in range(10):
+                assert not await log.wait(9, timeout_ms=0)
+            assert not log._watchers
+        with pytest.raises(StopAsyncIteration):
+            await anext(following)
+        with pytest.raises(StopAsyncIteration):
+            await anext(following)
+
+    run(main)
+
+
+@pytest.mark.parametrize("moment", ["take", "job_done"])
+def test_an_error_of_no_kind_fences_and_leaves_nobody_waiting(
+    moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = MemoryDisk()
+    reported: list[dict[str, object]] = []
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+        async with opening_on(disk) as log:
+            await log.append(b"safe")
+            monkeypatch.setattr(log._writer, moment, fail)
+            done = await asyncio.gather(*(log.append(b"x") for _ in range(3)), return_exceptions=True)
+            assert [type(error) for error in done] == [StorageFailed] * 3
+            with pytest.raises(StorageFailed, match="Too many open files"):
+                await log.append(b"no")
+        assert log.is_closed
+        assert len(reported) == 1, "the loop is told of it"
+
+    run(main)
+    disk.kill()
+    with open_on(disk) as log:
+        assert next(log.values()) == b"safe"
+
+
+def test_a_loop_that_ends_while_a_log_is_closing_leaves_it_closed(tmp_path: Path) -> None:
+    kept = []
+
+    async def main() -> None:
+        log = await rlog.open_async(tmp_path / "orders")
+        kept.append(log)
+        for _ in range(3):
+            kept.append(asyncio.ensure_future(log.append(b"x" * 100_000)))
+        await asyncio.sleep(0)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0):
+                await log.close()
+
+    asyncio.run(main())
+    with rlog.open(tmp_path / "orders") as log:
+        assert log.end_offset in (0, 3)

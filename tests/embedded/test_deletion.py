@@ -1,18 +1,24 @@
 """Deleting the beginning of an embedded log, by offset or size: what readers get, what a crash leaves."""
 
 import asyncio
+import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from typing import cast
 
 import pytest
 
 import rlog
 from rlog._core import Vfs
-from rlog.embedded.log import open_in
+from rlog.embedded.log import Log, open_in
+from rlog.embedded.reader import check_end
 from rlog.embedded.settings import Settings
 from rlog.errors import ConfigurationError, LogClosed, OffsetOutOfRange, StorageFailed
+from rlog.log.log import PartitionLog
+from rlog.log.segment import Segment
+from rlog.moments import At
 from rlog.testing.disk import Fault, MemoryDisk
 from tests.embedded.kit import open_on, segments_of, values_of, world_of
 
@@ -205,3 +211,101 @@ def test_the_async_twin_deletes_too(tmp_path: Path) -> None:
                 await log.delete_before(12)
 
     asyncio.run(main())
+
+
+# ---- beside another thread, at chosen moments
+
+
+def filled(tmp_path: Path, name: str = "orders") -> Log:
+    """Sixty records in several segments; timestamps are 1000, 1001 ..."""
+    log = open_in(tmp_path / name, Settings(), world_of(Vfs.system()))
+    for number in range(60):
+        log.append(b"x" * 1000, timestamp_ms=1000 + number)
+    assert len(segments_of(tmp_path / name)) > 3
+    return log
+
+
+def deleting_before(offset: int, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another thread deletes as the reader has looked at the start, and not yet at the segments."""
+    look = log.segments_from
+    is_first = True
+
+    def segments_from(start: int) -> list[Segment]:
+        nonlocal is_first
+        if is_first:
+            is_first = False
+            log.delete_before(offset)
+        return look(start)
+
+    monkeypatch.setattr(log, "segments_from", segments_from)
+
+
+@pytest.mark.parametrize("upto", [30, 60])
+def test_what_is_deleted_as_it_is_to_be_read_is_no_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, upto: int
+) -> None:
+    with filled(tmp_path) as log:
+        deleting_before(upto, log, monkeypatch)
+        with pytest.raises(OffsetOutOfRange, match="was deleted"):
+            next(log.read(5))
+
+
+def test_a_moment_is_found_where_it_is_whatever_is_deleted_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with filled(tmp_path) as log:
+        deleting_before(30, log, monkeypatch)
+        assert log.offset_at(At(1035)) == 35
+    with filled(tmp_path, "payments") as log:
+        deleting_before(60, log, monkeypatch)
+        assert log.offset_at(At(1035)) is None
+
+
+def test_a_start_just_looked_up_is_not_refused(tmp_path: Path) -> None:
+    """Nor a deletion below one that another thread has just moved."""
+    with filled(tmp_path) as log:
+
+        class Racing:
+            """The log as it is while somebody deletes after each look at its start."""
+
+            flushed_offset = 60
+
+            def __init__(self) -> None:
+                self.looks = 0
+
+            @property
+            def start_offset(self) -> int:
+                self.looks += 10
+                return self.looks
+
+        log._store.log = cast("PartitionLog", Racing())
+        log.read("earliest")
+        log.read("latest")
+        check_end(log._store, 10)
+        log._store.log = log._store.storage.logs["log"]
+
+
+@pytest.mark.parametrize("offset", [3.5, True, "4", None])
+def test_what_is_no_offset_is_refused_and_not_written(tmp_path: Path, offset: object) -> None:
+    """A start of 3.5 would be on disk, and no reader would find it."""
+    wrong = cast("int", offset)
+    with rlog.open(tmp_path / "orders") as log:
+        log.append_many([b"x"] * 10)
+        with pytest.raises(TypeError, match=re.escape(f"offset={offset!r} is not an integer")):
+            log.delete_before(wrong)
+        if offset is not None:
+            with pytest.raises(TypeError, match="is not an integer"):
+                log.append(b"x", expect_offset=wrong)
+            with pytest.raises(TypeError, match="is not an integer"):
+                log.read(end=wrong)
+        with pytest.raises(ConfigurationError, match="start="):
+            log.read(wrong)
+
+    async def main() -> None:
+        async with rlog.open_async(tmp_path / "orders") as log:
+            with pytest.raises(TypeError, match="is not an integer"):
+                await log.delete_before(wrong)
+
+    asyncio.run(main())
+    with rlog.open(tmp_path / "orders") as log:
+        assert [record.offset for record in log.read()] == list(range(10))

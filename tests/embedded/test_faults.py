@@ -9,9 +9,12 @@ from random import Random
 import pytest
 
 from rlog._core import Vfs
+from rlog.embedded import writer
 from rlog.embedded.log import Log, open_in
+from rlog.embedded.reader import reader_of
 from rlog.embedded.settings import Settings, World
-from rlog.errors import CorruptLog, DataDirectoryError, RlogError, StorageFailed
+from rlog.errors import CorruptLog, DataDirectoryError, ReadFailed, RlogError, StorageFailed
+from rlog.moments import At
 from rlog.testing.disk import Fault, MemoryDisk
 from rlog.testing.system_disk import SystemDisk
 from tests.embedded.kit import DIRECTORY, SMALL, open_on, values_of, world_of
@@ -183,3 +186,71 @@ def test_settings_of_the_real_world_are_the_defaults() -> None:
     world = World.real()
     assert world.log_settings.tail_bytes_max == 0
     assert world.log_settings.segment_bytes_max > SMALL.segment_bytes_max
+
+
+# ---- a system that gives no descriptor
+
+
+def test_a_read_without_a_descriptor_says_so_and_goes_on_later() -> None:
+    """It is no damage; and the same reader goes on where it was, from the right file."""
+    disk = MemoryDisk()
+    with open_on(disk) as log:
+        for number in range(100):
+            log.append(b"%d" % number * 100)
+        reading = log.read()
+        records = [next(reading)]
+        reader = reader_of(log, log._store, log._vfs, start=0, end=None, follow=False)
+        values = reader.values()
+        disk.faults.append(Fault("open", errno.EMFILE, path=".log", times=1000))
+        while reader.offset < reader._segment.end_offset:
+            values += reader.values()
+        for _ in range(2):
+            with pytest.raises(ReadFailed, match=r"Too many open files.*raise the number") as caught:
+                reader.values()
+            assert (caught.value.errno, caught.value.outcome) == (errno.EMFILE, "no")
+        with pytest.raises(ReadFailed):
+            log.offset_at(At(0))
+        log.append(b"100" * 100)
+        disk.faults.clear()
+        while more := reader.values():
+            values += more
+        assert values == [b"%d" % number * 100 for number in range(100)]
+        records += reading
+        assert len(records) == 100
+
+
+@pytest.mark.parametrize("path", [".log", ".index", ".anchor"])
+def test_deletion_without_a_descriptor_is_put_off(path: str) -> None:
+    """Neither the log nor an append comes to harm, and the files go as soon as they can."""
+    disk = MemoryDisk()
+    with open_on(disk) as log:
+        for number in range(60):
+            log.append(b"%d" % number * 100)
+        disk.faults.append(Fault("open", errno.EMFILE, path=path, times=1000))
+        log.delete_before(50)
+        assert (log.start_offset, log._store.log.base_offset) == (50, 0), "its files are still there"
+        for _ in range(5):
+            log.append(b"x")
+        disk.faults.clear()
+        for _ in range(10):
+            log.append(b"x")
+        assert 0 < log._store.log.base_offset <= 50
+        assert len(values_of(log)) == 25
+
+
+def test_retention_that_may_not_read_is_put_off(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> int:
+        raise ReadFailed("offset 0 cannot be read: Too many open files", errno=errno.EMFILE)
+
+    with open_on(MemoryDisk(), settings=Settings(retention_bytes=1000)) as log:
+        with monkeypatch.context() as patch:
+            patch.setattr(writer, "wanted_start", refuse)
+            for _ in range(60):
+                log.append(b"x" * 100)
+        assert "what is old is not deleted yet: offset 0 cannot be read" in caplog.text
+        assert log.start_offset == 0
+        for _ in range(60):
+            log.append(b"x" * 100)
+        assert log.start_offset > 0

@@ -1,5 +1,6 @@
 """Processes that fork, end, are killed, or come second; and directories that are not an embedded log's."""
 
+import gc
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 
 import rlog
 from rlog._core import Vfs
+from rlog.embedded import lifetime
 from rlog.errors import DataDirectoryError, ForkedProcess
 from rlog.log.meta import Meta
 from rlog.log.storage import Storage
@@ -252,6 +254,23 @@ for name in range(4): threading.Thread(target=write, args=(name,)).start()
     assert all(lists.count(value) == 30 for value in set(lists)), "a list that fits is all or nothing"
 
 
+def test_an_exit_closes_every_log_whatever_one_of_them_raises(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logs = [rlog.open(tmp_path / name) for name in ("a", "b", "c")]
+
+    def fail() -> None:
+        raise ZeroDivisionError("a bug")
+
+    for log in logs[:2]:
+        monkeypatch.setattr(log, "end", fail)
+    lifetime._at_exit()
+    assert logs[2].is_closed
+    assert caplog.text.count("could not be closed at exit") == 2
+    for log in logs:
+        log.close()
+
+
 # ---- directories
 
 
@@ -269,6 +288,29 @@ def test_a_directory_in_use_names_its_process(tmp_path: Path) -> None:
 
 def test_a_log_that_was_forgotten_is_closed_with_its_descriptors(tmp_path: Path) -> None:
     rlog.open(tmp_path / "orders").append(b"a")
+    with rlog.open(tmp_path / "orders") as log:
+        assert values_of(log) == [b"a"]
+
+
+def test_a_log_forgotten_in_a_reference_cycle_is_closed_when_that_is_collected(tmp_path: Path) -> None:
+    """Python clears the members of a cycle in any order: a file must still know how to close itself."""
+
+    class Application:
+        me: object
+
+        def __init__(self, *what: object) -> None:
+            self.what = what
+            self.me = self
+
+    log = rlog.open(tmp_path / "orders")
+    log.append(b"a")
+    reading = log.read()
+    next(reading)
+    Application(log, reading)
+    del log, reading
+    gc.collect()
+    targets = [os.path.realpath(each) for each in Path("/proc/self/fd").iterdir()]
+    assert not [each for each in targets if each.startswith(str(tmp_path))]
     with rlog.open(tmp_path / "orders") as log:
         assert values_of(log) == [b"a"]
 
