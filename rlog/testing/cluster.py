@@ -157,10 +157,10 @@ class Cluster:
         if process is not None and process.frozen:
             self._loop.thaw(process)
 
-    def stall_disk(self, node_id: int, seconds: float) -> None:
+    def stall_disk(self, node_id: int, seconds: float, path: str = "") -> None:
         executor = self.machines[node_id].executor
         if executor is not None:
-            executor.stalled_until = self._loop.time() + seconds
+            executor.stall(seconds, path)
 
     def restart(self, node_id: int) -> None:
         """An orderly stop, and a start once it ended; nothing when the process dies meanwhile."""

@@ -33,16 +33,24 @@ class DiskSettings:
 
 
 class SimDiskExecutor:
-    """The DiskExecutor of one incarnation. `stalled_until`: no operation ends before (a disk that hangs)."""
+    """The DiskExecutor of one incarnation."""
 
     def __init__(self, loop: SimLoop, random: Random, settings: DiskSettings, name: str) -> None:
         self.settings = settings
-        self.stalled_until = 0.0
+        self._stalled_until: dict[str, float] = {}  # by what the path of a file contains
         self._loop = loop
         self._random = random
         self._name = name
         self._under_way: dict[DiskJob, None] = {}
         self._closed = False
+
+    def stall(self, seconds: float, path: str = "") -> None:
+        """A disk that hangs: nothing that begins now, on files whose path contains `path`, ends earlier. 0
+        seconds end every stall."""
+        if seconds:
+            self._stalled_until[path] = self._loop.time() + seconds
+        else:
+            self._stalled_until.clear()
 
     def submit(self, job: DiskJob, done: Callable[[DiskJob], None]) -> None:
         if self._closed:
@@ -92,11 +100,13 @@ class SimDiskExecutor:
             delay = self._random.uniform(0, settings.slow)
         else:
             delay = self._random.expovariate(1 / settings.sync)
-        return max(delay, self.stalled_until - self._loop.time())
+        stalls = (until for path, until in self._stalled_until.items() if path in operation)
+        return max(delay, max(stalls, default=0.0) - self._loop.time())
 
     def delay_of_read(self, random: Random) -> float:
         """Seconds that a read takes, of a disk that is as slow as this one."""
-        return max(random.expovariate(1 / self.settings.sync), self.stalled_until - self._loop.time())
+        stalled_until = max(self._stalled_until.values(), default=0.0)
+        return max(random.expovariate(1 / self.settings.sync), stalled_until - self._loop.time())
 
 
 class SimWorker:

@@ -1,8 +1,9 @@
 """What goes wrong in a simulated run: a seeded schedule of faults on a cluster, and profiles that lean it.
 
 A fault begins, lasts a drawn time, and is undone; several may overlap. Half of those that hit one node pick
-the leader of some partition: that is where most can go wrong. Every run has at least one power cut and
-one fault that takes a leader away, however the dice fall.
+the leader of some partition: that is where most can go wrong. Strikes answer to what the cluster does: the
+moments are few in which a crash, a cut link or a power cut proves most. Every run has at least one power cut
+and one fault that takes a leader away, however the dice fall.
 """
 
 import asyncio
@@ -32,17 +33,16 @@ class Target(Protocol):
     def restart(self, node_id: int) -> None: ...
     def freeze(self, node_id: int) -> None: ...
     def thaw(self, node_id: int) -> None: ...
-    def stall_disk(self, node_id: int, seconds: float) -> None: ...
+    def stall_disk(self, node_id: int, seconds: float, path: str = "") -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Profile:
     """pause: mean seconds between two faults. weights: how often each kind is drawn.
 
-    strikes: the chance that a node is hit at a very moment: a leader's links at its election (what it writes
-    stays its own), a leader's process at its first commit (nobody is told of it), a machine's power at the
-    first flush after a cut. config: settings of the nodes that differ from the default.
-    topics: name to partitions. value_bytes: records of this size, one in a batch; None for any.
+    strikes: the chance that a node is hit at a very moment of `STRIKES`. config: settings of the nodes that
+    differ from the default. topics: name to partitions. value_bytes: records of this size, one in a batch;
+    None for any.
     deletions: mean seconds between two deletions of a partition's oldest records; None for none.
     """
 
@@ -73,15 +73,35 @@ _EVERYTHING = {
     "isolate_stalled": 2,
 }
 
+# The files of a log's records. They may hang while meta does not: then votes, generations and cuts go on
+# beside a round that was begun before them.
+SEGMENTS = ".log"
+
+# Moments that `Invariants` tells of, and what is done to the node then.
+STRIKES = {
+    "elected": "its links to all others fall silent: what it writes stays its own",
+    "elected with a tail": "the same, or it keeps a bare majority: enough to finish what others began",
+    "first commit": "its process ends before anybody is told, and all links heal for those who go on",
+    "flush after a cut": "its machine loses power",
+    "base moved": "its machine loses power within a few operations of its disk",
+}
+
+# Elections several times a second: more leaders rise and fall in a run.
+_FAST_ELECTIONS = {"heartbeat_ms": 30, "election_timeout_min_ms": 100, "election_timeout_max_ms": 200}
+
+# Of strikes at leaders elected with a tail: as at any other. The rest keep a bare majority.
+TAIL_SILENCED_CHANCE = 0.2
+
 PROFILES = (
     Profile("everything", 0.8, _EVERYTHING, deletions=3.0),
     # A leader cut off with its clients: it appends what will be cut, and its disk is late about it.
     Profile(
         "divergence",
-        1.2,
-        {"isolate": 6, "isolate_stalled": 6, "restart_isolated": 4, "block": 2, "kill": 1, "power_cut": 1},
+        0.8,
+        {"isolate": 4, "isolate_stalled": 10, "restart_isolated": 4, "block": 2, "kill": 1, "power_cut": 1},
         disk=DiskSettings(sync=2e-3, slow_chance=0.05, slow=0.4),
         strikes={"flush after a cut": 0.5},
+        config=_FAST_ELECTIONS,
         # A batch then has the size of a start-of-generation batch: bytes of before a cut that are still there
         # lie exactly where the next batch would.
         value_bytes=13,
@@ -107,14 +127,8 @@ PROFILES = (
         2.0,
         {"kill": 1, "power_cut": 1, "isolate": 1, "block": 1},
         topics={"orders": 1},
-        strikes={"elected": 0.6, "first commit": 0.6},
-        config={
-            "inflight_count_max": 1,
-            "append_bytes_max": 512,
-            "heartbeat_ms": 30,
-            "election_timeout_min_ms": 100,
-            "election_timeout_max_ms": 200,
-        },
+        strikes={"elected": 0.6, "elected with a tail": 0.4, "first commit": 0.8},
+        config={"inflight_count_max": 1, "append_bytes_max": 512, **_FAST_ELECTIONS},
     ),
     # Logs that lose their beginning all the time, in small segments, while replicas are away for long: they
     # come back below the start of their leader's log.
@@ -125,6 +139,7 @@ PROFILES = (
         disk=DiskSettings(sync=2e-3, slow_chance=0.05, slow=0.2),
         config={"segment_bytes_max": 2048, "tail_bytes_max": 1024},
         deletions=0.25,
+        strikes={"base moved": 0.1},
     ),
 )
 
@@ -143,6 +158,7 @@ class Faults:
         self._network = cluster.network
         self._random = random
         self._profile = profile
+        self._timeout = profile.config.get("election_timeout_max_ms", 1000) / 1000
         self._loop = cluster.network.loop
         self._is_running = False
         self._stopped = False
@@ -201,15 +217,19 @@ class Faults:
         if self._stopped or not self._is_running or self._random.random() >= chance:
             return
         self.counts[f"strike: {what}"] += 1
-        timeout = self._profile.config.get("election_timeout_max_ms", 1000) / 1000
         if what == "first commit":
-            self._kill_node(node_id, timeout * self._random.uniform(0.5, 5.0))
+            self._kill_node(node_id, self._timeout * self._random.uniform(0.5, 5.0))
+            self._heal_blocked()
         elif what == "flush after a cut":
             self._cut_power([node_id])
+        elif what == "base moved":
+            soon = self._random.expovariate(1 / (2 * self._profile.disk.sync))
+            self._later(soon, lambda: self._cut_power([node_id]))
+        elif what == "elected" or self._random.random() < TAIL_SILENCED_CHANCE:
+            others = [other for other in self._cluster.node_ids if other != node_id]
+            self.block_for(self._links(node_id, others), self._timeout * self._random.uniform(0.8, 4.0))
         else:
-            host = self._cluster.host_of(node_id)
-            others = [self._cluster.host_of(other) for other in self._cluster.node_ids if other != node_id]
-            self.block_for([(host, other) for other in others], timeout * self._random.uniform(0.8, 4.0))
+            self._keep_bare_majority(node_id, self._timeout * self._random.uniform(0.8, 4.0))
 
     # -- whom it hits, and for how long
 
@@ -218,6 +238,9 @@ class Faults:
         if leaders and self._random.random() < 0.5:
             return self._random.choice(leaders)
         return self._random.choice(self._cluster.node_ids)
+
+    def _leader(self) -> int:
+        return self._random.choice(self._cluster.leaders() or list(self._cluster.node_ids))
 
     def _later(self, seconds: float, undo: Callable[[], None]) -> None:
         def undo_unless_mended() -> None:
@@ -249,22 +272,43 @@ class Faults:
 
         self._later(seconds, heal)
 
+    def _heal_blocked(self) -> None:
+        """End what `block_for` began, before its time."""
+        for link, faults in self._blocked.items():
+            if faults:
+                self._network.heal(*link)
+
+    def _links(self, node_id: int, others: Sequence[int]) -> list[tuple[str, str]]:
+        """From a node to others."""
+        host = self._cluster.host_of(node_id)
+        return [(host, self._cluster.host_of(other)) for other in others]
+
     def _isolate_node(self, node_id: int, seconds: float) -> None:
         """From its peers only: clients still reach it."""
-        host = self._cluster.host_of(node_id)
-        others = [self._cluster.host_of(other) for other in self._cluster.node_ids if other != node_id]
-        links = [(host, other) for other in others] + [(other, host) for other in others]
-        self.block_for(links, seconds)
+        others = [other for other in self._cluster.node_ids if other != node_id]
+        self._cut_off(node_id, others, seconds)
+
+    def _cut_off(self, node_id: int, others: Sequence[int], seconds: float) -> None:
+        """Silence between a node and others, in both directions."""
+        there = self._links(node_id, others)
+        self.block_for(there + [(target, source) for source, target in there], seconds)
+
+    def _keep_bare_majority(self, node_id: int, seconds: float) -> None:
+        others = [other for other in self._cluster.node_ids if other != node_id]
+        minority = len(others) // 2  # of all, itself included, rounded down
+        self._cut_off(node_id, self._random.sample(others, minority), seconds)
 
     def _isolate(self) -> None:
         self._isolate_node(self._victim(), self._random.uniform(0.3, 3.0))
 
     def _isolate_stalled(self) -> None:
-        """A node cut off while its disk hangs: what it flushes late was cut meanwhile."""
-        node_id, seconds = self._victim(), self._random.uniform(0.8, 3.0)
+        """A leader cut off while its disk hangs: what it flushes late was cut meanwhile."""
+        node_id, seconds = self._leader(), self._timeout * self._random.uniform(1.5, 4.0)
         self._isolate_node(node_id, seconds)
-        begin, end = self._random.uniform(0.0, 0.3), seconds + self._random.uniform(0.1, 1.5)
-        self._later(begin, lambda: self._cluster.stall_disk(node_id, end - begin))
+        begin = self._random.choice((0.0, self._random.uniform(0.0, 0.3 * seconds)))
+        end = seconds + self._random.uniform(0.3, 1.5)
+        path = self._random.choice(("", SEGMENTS))
+        self._later(begin, lambda: self._cluster.stall_disk(node_id, end - begin, path))
 
     def _block(self) -> None:
         """Some directed links between nodes and from clients."""
@@ -315,7 +359,7 @@ class Faults:
         self._kill_node(self._victim())
 
     def _kill_leader(self) -> None:
-        self._kill_node(self._random.choice(self._cluster.leaders() or list(self._cluster.node_ids)))
+        self._kill_node(self._leader())
 
     def _cut_power(self, node_ids: Sequence[int]) -> None:
         self._cluster.power_cut(node_ids)
@@ -337,7 +381,8 @@ class Faults:
         self._later(self._random.uniform(0.1, 2.0), lambda: self._cluster.thaw(node_id))
 
     def _stall(self) -> None:
-        self._cluster.stall_disk(self._victim(), self._random.uniform(0.1, 1.5))
+        path = self._random.choice(("", SEGMENTS))
+        self._cluster.stall_disk(self._victim(), self._random.uniform(0.1, 1.5), path)
 
     def _restart_isolated(self) -> None:
         """Cut a node off with what only it has, end it there, and bring it back to the others."""

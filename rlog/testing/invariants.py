@@ -10,6 +10,7 @@ a different tuple is looked at.
 """
 
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any
 
 from rlog._core import iterate_batches
@@ -18,6 +19,21 @@ from rlog.raft.effects import Role
 from rlog.testing.checker import History, Kind, Led, Persisted, Violation
 
 READ_BYTES = 1 << 30  # "all of it", for reads of a range
+
+# All that is looked at of a partition, in one call: it happens after every handle.
+_LOOK = attrgetter(
+    "replica.hwm",
+    "replica.role",
+    "replica.generation",
+    "replica.end_offset",
+    "replica.flushed_offset",
+    "replica.held_log_start",
+    "log.end_offset",
+    "log.flushed_offset",
+    "log.cut_counter",
+    "log.base_offset",
+    "fenced",
+)
 
 
 class Committed:
@@ -77,8 +93,7 @@ class Invariants:
         self.trims = 0  # of files
         self.installs = 0  # of anchors, in the place of a log
         self.log_starts: dict[tuple[str, int], int] = {}  # as `flushed`, of what is known to be on disk
-        # Told at once: (what, node id), where what is "elected" or "first commit" of a leader, or
-        # "flush after a cut" of any replica.
+        # Told at once: (what, node id), where what is a moment of `faults.STRIKES`.
         self.listener: Callable[[str, int], None] = lambda what, node_id: None
         # Per (partition, node). The flushed end survives crashes and is lowered by cuts only.
         self.flushed: dict[tuple[str, int], int] = {}
@@ -109,20 +124,7 @@ class NodeWatch:
         if not self._seen:
             self._begin()
         for seen in self._seen:
-            replica, log = seen.partition.replica, seen.log
-            state = (
-                replica.hwm,
-                replica.role,
-                replica.generation,
-                replica.end_offset,
-                replica.flushed_offset,
-                log.end_offset,
-                log.flushed_offset,
-                log.cut_counter,
-                log.base_offset,
-                replica.held_log_start,
-                seen.partition.fenced,
-            )
+            state = _LOOK(seen.partition)
             if state != seen.state:
                 before, seen.state = seen.state, state
                 self._changed(seen, before)
@@ -189,6 +191,7 @@ class NodeWatch:
             self._all.trims += 1
             self._all.installs += log.flushed_offset == 0
             seen.base = log.base_offset
+            self._moments.append("base moved")
         if replica.saved_log_start > replica.log_start:
             self._violated(name, f"log start {replica.saved_log_start} saved of {replica.log_start}")
         self._all.log_starts[name, self._node_id] = replica.saved_log_start
@@ -214,7 +217,7 @@ class NodeWatch:
     def _elected(self, seen: _Seen) -> None:
         name, replica = seen.partition.name, seen.partition.replica
         self._all.history.leaders.append(Led(self._node_id, self._incarnation, name, replica.generation))
-        self._moments.append("elected")
+        self._moments.append("elected with a tail" if replica.hwm < replica.end_offset else "elected")
         self._generation_on_disk(seen)
         end, required = seen.log.end_offset, self._all.committed_of(name).end_before(replica.generation)
         if end < required:

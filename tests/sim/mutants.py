@@ -1,7 +1,8 @@
 """Planted bugs: each is put into a copy of the package, and the simulation must find it within CI's seeds.
 
-`python -m tests.sim.mutants [NAME...]`. A mutant is a list of textual replacements. One whose old text is not
-there exactly once fails loudly: the code moved on, and the mutant has to follow.
+`python -m tests.sim.mutants [NAME...]` stops at the first seeds that find a bug; `--seeds N` runs so many,
+and says how many of them find it. A mutant is a list of textual replacements. One whose old text is not there
+exactly once fails loudly: the code moved on, and the mutant has to follow.
 """
 
 import shutil
@@ -14,9 +15,11 @@ from pathlib import Path
 
 import click
 
+from rlog.testing.faults import PROFILES
+
 ROOT = Path(__file__).parents[2]
 SEEDS_MAX = 200  # CI's: the first so many
-SEEDS_PER_ROUND = 10  # each fault profile twice
+SEEDS_PER_ROUND = len(PROFILES)  # each once
 
 
 @dataclass(frozen=True)
@@ -233,15 +236,17 @@ def plant(mutant: Mutant, root: Path) -> None:
         path.write_text(text.replace(change.old, change.new))
 
 
-def hunt(mutant: Mutant, jobs: int) -> Outcome:
-    """Run CI's seeds against a mutated copy, a few at a time, until some find it."""
+def hunt(mutant: Mutant, jobs: int, seeds: int) -> Outcome:
+    """Run CI's seeds against a mutated copy, one of each profile at a time, until some find it; or as many as
+    `seeds`, if not 0, whatever they find."""
     begin = time.monotonic()
+    per_round = seeds or SEEDS_PER_ROUND
     with tempfile.TemporaryDirectory() as directory:
         root = Path(directory)
         shutil.copytree(ROOT / "rlog", root / "rlog", ignore=shutil.ignore_patterns("__pycache__", "*.c"))
         plant(mutant, root)
-        for start in range(1, SEEDS_MAX, SEEDS_PER_ROUND):
-            command = [sys.executable, "-m", "rlog.testing", f"--seeds={SEEDS_PER_ROUND}", f"--start={start}"]
+        for start in range(1, seeds or SEEDS_MAX, per_round):
+            command = [sys.executable, "-m", "rlog.testing", f"--seeds={per_round}", f"--start={start}"]
             run = subprocess.run(
                 [*command, f"--jobs={jobs}"], cwd=root, capture_output=True, text=True, check=False
             )
@@ -252,25 +257,26 @@ def hunt(mutant: Mutant, jobs: int) -> Outcome:
             if bad:
                 seed = int(bad[0].split()[1])
                 found_by = kinds[0].partition(", ")[2]
-                tried = start + SEEDS_PER_ROUND - 1
+                tried = start + per_round - 1
                 return Outcome(seed, len(bad), tried, found_by, time.monotonic() - begin)
-    return Outcome(0, 0, SEEDS_MAX, "", time.monotonic() - begin)
+    return Outcome(0, 0, seeds or SEEDS_MAX, "", time.monotonic() - begin)
 
 
 @click.command()
 @click.argument("names", nargs=-1)
 @click.option("--jobs", default=2, show_default=True)
-def main(names: tuple[str, ...], jobs: int) -> None:
+@click.option("--seeds", default=0, help="Run so many against each, rather than until some find it.")
+def main(names: tuple[str, ...], jobs: int, seeds: int) -> None:
     """Plant each bug, hunt it, and print what found it. Status 1 unless all are found."""
     chosen = [mutant for mutant in MUTANTS if not names or any(name in mutant.name for name in names)]
     found = 0
     click.echo(f"{'planted bug':46} {'SAFETY':8} {'first seed':>10} {'seeds':>9} {'seconds':>8}  found by")
     for mutant in chosen:
-        outcome = hunt(mutant, jobs)
+        outcome = hunt(mutant, jobs, seeds)
         found += bool(outcome.seed)
-        seeds = f"{outcome.found} of {outcome.tried}"
+        share = f"{outcome.found} of {outcome.tried}"
         click.echo(
-            f"{mutant.name:46} {mutant.rules:8} {outcome.seed or 'none':>10} {seeds:>9} "
+            f"{mutant.name:46} {mutant.rules:8} {outcome.seed or 'none':>10} {share:>9} "
             f"{outcome.seconds:>8.0f}  {outcome.found_by}"
         )
     click.echo(f"{found} of {len(chosen)} found")

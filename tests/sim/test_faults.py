@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from rlog.testing.faults import PROFILES, Faults, profile_of
+from rlog.testing.faults import PROFILES, STRIKES, Faults, Profile, profile_of
 from rlog.testing.loop import SimLoop
 from rlog.testing.network import Network
 
@@ -55,7 +55,7 @@ class Notes:
     def thaw(self, node_id: int) -> None:
         self.frozen.discard(node_id)
 
-    def stall_disk(self, node_id: int, seconds: float) -> None:
+    def stall_disk(self, node_id: int, seconds: float, path: str = "") -> None:
         self.log.append(f"stall {node_id} {seconds > 0}")
 
 
@@ -95,6 +95,53 @@ def test_the_profiles_together_use_every_kind_of_fault() -> None:
 
 def test_a_schedule_is_a_function_of_its_seed() -> None:
     assert play(3)[0].log == play(3)[0].log != play(7)[0].log
+
+
+def struck(*moments: str) -> tuple[Notes, Faults, SimLoop]:
+    """Node 1 is struck at each of `moments`, half a second apart, while nothing else goes wrong."""
+    loop = SimLoop(start=0.0)
+    notes = Notes(Network(loop, Random(1)))
+    profile = Profile("strikes", 1e9, {"reset": 1}, strikes=dict.fromkeys(STRIKES, 1.0))
+    faults = Faults(notes, Random(2), profile)
+    running = loop.create_task(faults.run(100.0))
+    for number, what in enumerate(moments):
+        loop.call_at(0.5 * (number + 1), faults.moment, what, 1)
+    loop.run_until_complete(asyncio.sleep(0.5 * len(moments) + 0.1))
+    assert not running.done()
+    return notes, faults, loop
+
+
+def silent_links(notes: Notes) -> set[tuple[str, str]]:
+    hosts = list(notes.network.hosts)
+    return {(a, b) for a in hosts for b in hosts if notes.network.link(a, b).is_blocked}
+
+
+def test_each_moment_is_struck_at_by_some_profile() -> None:
+    assert {what for profile in PROFILES for what in profile.strikes} == set(STRIKES)
+
+
+def test_a_leader_just_elected_falls_silent() -> None:
+    notes, faults, _ = struck("elected")
+    assert silent_links(notes) == {("n1", "n2"), ("n1", "n3")}
+    assert faults.counts == {"strike: elected": 1}
+
+
+def test_a_leader_elected_with_a_tail_keeps_a_bare_majority() -> None:
+    notes, _, _ = struck("elected with a tail")
+    [one, other] = silent_links(notes)
+    assert one == other[::-1]
+    assert "n1" in one
+
+
+def test_a_leader_that_dies_at_its_first_commit_leaves_the_others_whole_links() -> None:
+    notes, _, _ = struck("elected with a tail", "first commit")
+    assert notes.log == ["kill 1"]
+    assert silent_links(notes) == set()
+
+
+def test_power_fails_within_a_few_operations_of_a_base_that_moved() -> None:
+    notes, _, _ = struck("base moved")
+    assert notes.log == ["power_cut [1]"]
 
 
 def test_two_faults_that_block_one_link_heal_it_when_the_last_one_ends() -> None:

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -11,13 +10,6 @@ from rlog.testing.faults import PROFILES
 from rlog.testing.simulation import Result, run
 
 SECONDS = 6.0
-SEEDS_FILE = Path(__file__).with_name("seeds.txt")
-
-
-def kept_seeds() -> list[tuple[int, float]]:
-    """Seeds that once found a bug: `seed seconds reason` a line."""
-    lines = [line.split() for line in SEEDS_FILE.read_text().splitlines() if line and line[0] != "#"]
-    return [(int(line[0]), float(line[1])) for line in lines]
 
 
 def verdict(result: Result) -> str:
@@ -31,12 +23,6 @@ def test_a_run_of_each_profile_keeps_every_promise(seed: int) -> None:
     assert result.profile == PROFILES[seed % len(PROFILES)].name
     assert result.counts["acknowledged"] > 100
     assert result.counts["reads"] > 100
-
-
-@pytest.mark.parametrize(("seed", "seconds"), kept_seeds())
-def test_seeds_that_found_bugs_stay_good(seed: int, seconds: float) -> None:
-    result = run(seed, seconds)
-    assert result.is_good, verdict(result)
 
 
 def test_a_seed_gives_one_digest_in_any_process_with_any_hash_seed() -> None:
