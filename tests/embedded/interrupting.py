@@ -49,6 +49,7 @@ def interrupted(call: Callable[[], object], step: int, *, within: str = OURS) ->
         return trace
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys._getframe().f_trace_opcodes = True  # Python 3.12 traces opcodes when this was set before settrace
     sys.settrace(trace)
     try:
         call()

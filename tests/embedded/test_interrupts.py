@@ -71,7 +71,8 @@ def test_an_append_interrupted_anywhere(directory: Path, name: str, timestamp_ty
         if not there_was:
             break
         step += 1
-    assert raised == step > 50
+    # In a generator that is being dropped Python can only report it, and goes on.
+    assert 50 < raised <= step
     assert values_of(log) == expected
     log.close()
     with small(directory / "log", settings) as log:
