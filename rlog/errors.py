@@ -78,6 +78,12 @@ class WrongLoop(RlogError):
     """An asyncio object was used outside the event loop on which it was opened; nothing was done."""
 
 
+class Reentered(RlogError):
+    """A signal handler appended to a log amid an append of its own thread; nothing was done. Let it set a
+    flag, and append where that is looked at. Closing the log there is fine.
+    """
+
+
 class OffsetConflict(RlogError):
     """The log does not end where the caller expected: somebody else appended. Read on from `actual`.
 

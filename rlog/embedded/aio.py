@@ -1,8 +1,9 @@
-"""`rlog.open_async`: the embedded log on an asyncio loop, which never waits for the disk.
+"""`rlog.open_async`: the embedded log on an asyncio loop, which does not wait for the disk to write.
 
 Tasks that append in one turn of the loop, or while the disk works, form a group, as threads do (commit.py).
 The group's jobs run on a native thread that never takes the GIL; their completion wakes the loop. Opening,
-closing and reading go to the loop's executor. It needs a loop that watches file descriptors, as asyncio's own
+closing and reading go to the loop's executor. Only where old records are deleted, the loop itself reads a
+little of them. It needs a loop that watches file descriptors, as asyncio's own
 and uvloop do.
 """
 
@@ -170,15 +171,15 @@ class AsyncLog:
         self._check_open()
         if timestamp_ms is None:
             timestamp_ms = self._wall_clock_ms()
-        builders = batches_of(values, timestamp_ms, self._settings, atomic=atomic)
+        builders, last_ms = batches_of(values, timestamp_ms, self._settings, atomic=atomic)
         size = sum(builder.size for builder in builders)
         await self._room.take(size)
         join = partial(self._writer.add_batches, builders)
         offset, group = await self._commit(join, expect_offset, size)
         count = sum(builder.count for builder in builders)
         if group.append_time_ms >= 0:
-            timestamp_ms = group.append_time_ms
-        return ListReceipt(self.name, 0, count, ((offset, count),), GENERATION, (), "disk", timestamp_ms)
+            last_ms = group.append_time_ms
+        return ListReceipt(self.name, 0, count, ((offset, count),), GENERATION, (), "disk", last_ms)
 
     async def delete_before(self, offset: int) -> None:
         """Delete the records below `offset`; see `Log.delete_before`."""

@@ -22,6 +22,10 @@ class NewRecord:
     headers: Headers = ()
     timestamp_ms: int | None = None
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.headers, tuple | list):  # what can be read but once may have to be read twice
+            object.__setattr__(self, "headers", tuple(self.headers))
+
 
 Value = bytes | NewRecord | None
 
@@ -30,8 +34,11 @@ _NO_HEADERS: Final[Headers] = ()
 
 def batches_of(
     values: Iterable[Value], timestamp_ms: int, settings: Settings, *, atomic: bool
-) -> list[BatchBuilder]:
-    """Raises BatchTooLarge, TypeError, and ValueError for no values."""
+) -> tuple[list[BatchBuilder], int]:
+    """The batches, and the timestamp of the last record.
+
+    Raises BatchTooLarge, TypeError, and ValueError for no values.
+    """
     if isinstance(values, bytes | str | bytearray):
         raise TypeError(
             f"values are many: a list of bytes, not one {type(values).__name__}; append() takes one"
@@ -55,7 +62,13 @@ def batches_of(
                 builders.append(settings.builder())
     except BatchTooLarge as error:
         raise settings.too_large(error) from None
-    return builders
+    return builders, _timestamp_of(items[-1], timestamp_ms)
+
+
+def _timestamp_of(item: Value, timestamp_ms: int) -> int:
+    """timestamp_ms: of the list."""
+    own = item.timestamp_ms if isinstance(item, NewRecord) else None
+    return timestamp_ms if own is None else own
 
 
 def _fill(
@@ -68,6 +81,6 @@ def _fill(
     if item is None:
         return int(builder.append(None, None, _NO_HEADERS, timestamp_ms))
     if isinstance(item, NewRecord):
-        own = timestamp_ms if item.timestamp_ms is None else item.timestamp_ms
-        return int(builder.append(item.value, item.key, item.headers, own))
+        own_ms = _timestamp_of(item, timestamp_ms)
+        return int(builder.append(item.value, item.key, item.headers, own_ms))
     raise TypeError(f"values[{start}] is neither bytes nor a NewRecord but {type(item).__name__}")

@@ -19,14 +19,22 @@ anywhere. It leaves the log as usable as it was, by these rules:
 So whoever catches KeyboardInterrupt goes on with the log, and finds out by reading whether that one append is
 in it. Only what interrupts the handling of an interrupt, several times within microseconds, is not provided
 for.
+
+A handler may close the log while it interrupts an append: that ends first, and closes the files. It may not
+append then: it would wait for itself, and is refused.
 """
 
+import logging
+import sys
 import threading
 from collections.abc import Callable, Iterable
+from types import FrameType
 from typing import Final
 
 from rlog.embedded.writer import Group, Job, Writer
-from rlog.errors import OffsetConflict, RlogError, StorageFailed
+from rlog.errors import OffsetConflict, Reentered, RlogError, StorageFailed
+
+logger = logging.getLogger("rlog.embedded")
 
 Wake = Callable[[], object]
 
@@ -34,7 +42,8 @@ RETAKES_MAX: Final = 8  # what fails as often is no interrupt
 
 
 class GroupCommit:
-    """mutex guards the writer and everything here; nobody does I/O under it, but to mend.
+    """mutex guards the writer and everything here. Nobody does I/O under it, but to mend, and where old
+    records are deleted: then a little of them is read.
 
     leader: what wakes the call that leads, or that was told to; None: nobody does. taken: the group that the
     leader brings to disk; where there is no leader, what an interrupted one has left. ended: groups of which
@@ -51,6 +60,7 @@ class GroupCommit:
         self._ended: list[Group] = []
         self._changed = threading.Condition(self.mutex)
         self._watching = 0
+        self._left_to_close: Callable[[], None] | None = None
 
     @property
     def is_torn(self) -> bool:
@@ -63,8 +73,21 @@ class GroupCommit:
     def commit(self, join: Callable[[], Group], expect_offset: int | None = None) -> tuple[int, Group]:
         """Call `join`, a method of the writer with its arguments, and return when its group is on disk.
 
-        Returns where the log ended before, the offset of the first record added; and the group.
+        Returns where the log ended before, the offset of the first record added; and the group. Raises
+        Reentered.
         """
+        try:
+            return self._commit(join, expect_offset)
+        finally:
+            if self._left_to_close is not None:
+                self._close_for_handler()
+
+    def _commit(self, join: Callable[[], Group], expect_offset: int | None) -> tuple[int, Group]:
+        if self._interrupts_itself():
+            raise Reentered(
+                "a signal handler appended to the log, or deleted from it, in the midst of an append of its "
+                "own thread: let it set a flag, and append where that is looked at"
+            )
         ticket = threading.Lock()
         wake = ticket.release
         try:
@@ -242,12 +265,46 @@ class GroupCommit:
             finally:
                 self._watching -= 1
 
-    def close(self) -> None:
-        """Let nothing join any more, and return when nobody is at the disk."""
+    def close(self, release: Callable[[], None]) -> bool:
+        """Let nothing join any more, and return when nobody is at the disk.
+
+        False for a signal handler that interrupts an append of its own thread: it must not wait for that,
+        which calls `release` as it ends.
+        """
+        if self._interrupts_itself():
+            self.is_closed = True
+            self._left_to_close = release
+            return False
         with self.mutex:
             self.is_closed = True
             self._changed.notify_all()
         self.wait_until(lambda: self._leader is None, None)
+        return True
+
+    def _interrupts_itself(self) -> bool:
+        """Whether the caller is a signal handler, in the middle of a commit or a close of its own thread.
+
+        Python runs handlers in the main thread alone. Only the stack says what they interrupted: a note of it
+        could be missing, or left behind, where the interrupt comes between two steps.
+        """
+        if self._leader is None and not self.mutex.locked():
+            return False
+        if threading.get_ident() != threading.main_thread().ident:
+            return False
+        frame: FrameType | None = sys._getframe(2)
+        while frame is not None:
+            if frame.f_code in _WAITING and frame.f_locals["self"] is self:
+                return True
+            frame = frame.f_back
+        return False
+
+    def _close_for_handler(self) -> None:
+        release, self._left_to_close = self._left_to_close, None
+        if release is not None:
+            try:
+                release()
+            except RlogError:  # the append has its own fate, and whoever closed has gone on
+                logger.exception("closing in a signal handler")
 
 
 def _run(job: Job) -> BaseException | None:
@@ -267,3 +324,6 @@ def _wake(waiters: Iterable[Wake]) -> None:
             wake()
         except RuntimeError:
             pass  # it is awake: woken before an interrupt, or never asleep
+
+
+_WAITING: Final = (GroupCommit._commit.__code__, GroupCommit.close.__code__)

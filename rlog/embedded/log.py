@@ -137,12 +137,12 @@ class Log:
         self._check_process()
         if timestamp_ms is None:
             timestamp_ms = self._wall_clock_ms()
-        builders = batches_of(values, timestamp_ms, self._settings, atomic=atomic)
+        builders, last_ms = batches_of(values, timestamp_ms, self._settings, atomic=atomic)
         offset, group = self._commit.commit(partial(self._writer.add_batches, builders), expect_offset)
         count = sum(builder.count for builder in builders)
         if group.append_time_ms >= 0:
-            timestamp_ms = group.append_time_ms
-        return ListReceipt(self.name, 0, count, ((offset, count),), GENERATION, (), "disk", timestamp_ms)
+            last_ms = group.append_time_ms
+        return ListReceipt(self.name, 0, count, ((offset, count),), GENERATION, (), "disk", last_ms)
 
     def delete_before(self, offset: int) -> None:
         """Delete the records below `offset`: none of them can be read once this returns, nor after a crash.
@@ -271,11 +271,15 @@ class Log:
         What was acknowledged is on disk, closed or not; an opening after it need not look for the end. In a
         forked child it closes the child's descriptors, and leaves the parent's log alone. Raises
         StorageFailed when the clean end could not be recorded; the files are closed all the same.
+
+        In a signal handler that interrupts an append of its own thread it returns at once, and the append
+        closes the log as it ends.
         """
         if os.getpid() != self._process_id:
             self.abandon()
             return
-        self._commit.close()
+        if not self._commit.close(self.close):
+            return
         with self._closing:
             if self._is_released:
                 return

@@ -28,7 +28,16 @@ class _Trigger:
     """Dropped: the signal is pending."""
 
 
-def interrupted(call: Callable[[], object], step: int, *, within: str = OURS) -> tuple[bool, bool]:
+Handler = Callable[[int, FrameType | None], object]
+
+
+def interrupted(
+    call: Callable[[], object],
+    step: int,
+    *,
+    within: str = OURS,
+    handler: Handler = signal.default_int_handler,
+) -> tuple[bool, bool]:
     """Run `call` with SIGINT arriving at its `step`-th look for signals, in code of files below `within`.
 
     Returns whether there was such a step, and whether KeyboardInterrupt came out of it.
@@ -48,7 +57,7 @@ def interrupted(call: Callable[[], object], step: int, *, within: str = OURS) ->
                 del triggers[0]
         return trace
 
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    before = signal.signal(signal.SIGINT, handler)
     sys._getframe().f_trace_opcodes = True  # Python 3.12 traces opcodes when this was set before settrace
     sys.settrace(trace)
     try:

@@ -256,6 +256,9 @@ def test_a_moment_is_found_where_it_is_whatever_is_deleted_meanwhile(
     with filled(tmp_path) as log:
         deleting_before(30, log, monkeypatch)
         assert log.offset_at(At(1035)) == 35
+    with filled(tmp_path, "invoices") as log:
+        deleting_before(30, log, monkeypatch)
+        assert log.offset_at(At(1026)) == 30, "its file still has 26"
     with filled(tmp_path, "payments") as log:
         deleting_before(60, log, monkeypatch)
         assert log.offset_at(At(1035)) is None

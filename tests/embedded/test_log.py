@@ -1,10 +1,13 @@
 """The embedded log as one thread uses it."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 import rlog
+from rlog.embedded import NewRecord
 from rlog.embedded.log import Log, open_in
 from rlog.embedded.settings import Settings, World
 from rlog.errors import (
@@ -15,6 +18,7 @@ from rlog.errors import (
     OffsetOutOfRange,
     RlogError,
 )
+from rlog.records import Headers
 from tests.embedded.kit import segments_of, values_of, world_of
 
 
@@ -156,6 +160,9 @@ def test_compressed_batches(tmp_path: Path, compression: str) -> None:
         ({"compression": "brotli"}, "compression='brotli' is none of none, gzip, snappy, lz4, zstd"),
         ({"batch_bytes_max": 10}, r"batch_bytes_max=10 is not within \[68"),
         ({"batch_bytes_max": 1 << 30}, "batch_bytes_max=1073741824 is above 67108864"),
+        ({"batch_bytes_max": "5"}, "batch_bytes_max='5' is not an integer"),
+        ({"retention_ms": "5"}, "retention_ms='5' is not an integer"),
+        ({"retention_bytes": 5.0}, "retention_bytes=5.0 is not an integer"),
     ],
 )
 def test_a_setting_that_means_nothing_is_refused(
@@ -191,3 +198,33 @@ def test_errors_are_rlogs(log: Log) -> None:
     for kind in (BatchTooLarge, LogClosed, OffsetConflict, OffsetOutOfRange):
         assert issubclass(kind, RlogError)
     assert "[0, 0)" in repr(log)
+
+
+def test_the_receipt_of_a_list_has_the_timestamp_of_its_last_record(log: Log) -> None:
+    ends = [NewRecord(b"a", timestamp_ms=7), b"b"], [b"a", NewRecord(b"b", timestamp_ms=7)]
+    assert [log.append_many(values, timestamp_ms=9).timestamp_ms for values in ends] == [9, 7]
+    assert [record.timestamp_ms for record in log.read()] == [7, 9, 9, 7]
+
+
+def test_headers_that_can_be_read_only_once_are_stored_also_where_a_batch_is_full(tmp_path: Path) -> None:
+    """The record is tried in the open batch first, and then goes into the next."""
+
+    def headers() -> Iterator[tuple[str, bytes]]:
+        yield "name", b"x" * 60
+
+    once = cast("Headers", headers())
+    with rlog.open(tmp_path / "orders", batch_bytes_max=300) as log:
+        log.append_many([b"x" * 150, NewRecord(b"y" * 60, headers=cast("Headers", headers()))])
+        builder = log._settings.builder()
+        builder.append(b"x" * 150, None, (), 0)
+        log._writer.add_batches([builder])
+        log._writer.open.shared = builder
+        log.append(b"z" * 60, headers=once)
+        found = [(record.value[:1], record.headers) for record in log.read() if record.value]
+    stored = (("name", b"x" * 60),)
+    assert [(value, tuple(each)) for value, each in found] == [
+        (b"x", ()),
+        (b"y", stored),
+        (b"x", ()),
+        (b"z", stored),
+    ]
