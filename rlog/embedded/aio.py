@@ -191,32 +191,31 @@ class AsyncLog:
     async def _commit(
         self, join: Callable[[], Group], expect_offset: int | None = None, size: int = 0
     ) -> tuple[int, Group]:
-        """As GroupCommit.commit(). size: bytes of room that it was given, and that are given back."""
+        """As GroupCommit.commit(). size: of the room that was taken for it."""
         try:
-            offset, group = await self._joined(join, expect_offset)
-        except BaseException:
+            self._check_open()
+            self._writer.check(expect_offset)
+            offset = self._writer.end_offset
+            group = join()
+        except BaseException as error:
             self._room.give(size)
+            if isinstance(error, OffsetConflict):
+                await self._settle_others()
             raise
-        # Whether its task still waits then or not: until then its bytes do.
-        group.waiters.append(partial(self._room.give, size))
+        group.room_bytes += (
+            size  # given back as it ends: until then they wait, whether their task does or not
+        )
         if not self._is_busy:
             self._is_busy = True
             self._loop.call_soon(self._begin)  # whoever appends in this turn of the loop comes along
         await self._settled(group)
         return offset, group
 
-    async def _joined(self, join: Callable[[], Group], expect_offset: int | None) -> tuple[int, Group]:
-        self._check_open()
-        try:
-            self._writer.check(expect_offset)
-        except OffsetConflict:
-            # Who lost the race for an offset reads on from there: what won it must be on disk by then.
-            group = self._taken if self._writer.open.is_empty else self._writer.open
-            if group is not None:
-                await self._settled(group, is_member=False)
-            raise
-        offset = self._writer.end_offset
-        return offset, join()
+    async def _settle_others(self) -> None:
+        """Who lost the race for an offset reads on from there: what won it must be on disk by then."""
+        group = self._taken if self._writer.open.is_empty else self._writer.open
+        if group is not None:
+            await self._settled(group, is_member=False)
 
     async def _settled(self, group: Group, *, is_member: bool = True) -> None:
         """Return when `group` is on disk. Raises why it is not."""
@@ -281,6 +280,8 @@ class AsyncLog:
 
     def _end(self, group: Group) -> None:
         group.is_done = True
+        if group.room_bytes:
+            self._room.give(group.room_bytes)
         for wake in group.waiters:
             wake()
 

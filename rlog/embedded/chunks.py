@@ -5,7 +5,7 @@ Here the chunk that the executor brings meanwhile is kept for the next call.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Self, TypeVar
 
 from rlog.embedded.reader import Reader
@@ -73,15 +73,13 @@ class Each(AsyncIterator[T]):
 
     def __init__(self, chunks: AsyncIterator[list[T]]) -> None:
         self._chunks = chunks
-        self._items: list[T] = []
-        self._next = 0
+        self._items: Iterator[T] = iter(())
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> T:
-        while self._next >= len(self._items):
-            self._items, self._next = await anext(self._chunks), 0
-        item = self._items[self._next]
-        self._next += 1
-        return item
+        while True:
+            for item in self._items:  # the next one
+                return item
+            self._items = iter(await anext(self._chunks))

@@ -51,6 +51,7 @@ class Group:
     further single records may join it. spans: of the batches, in their order, once it is taken.
     append_time_ms: the time of its records, where the log stamps them; else -1.
     trim_to: delete what is below it, if that is above the log's start; or None.
+    room_bytes: of the room for bytes that wait (room.py), what its records take.
     waiters: to be called once `is_done`; the first one also to be told that it leads. is_written: its bytes
     may have reached the disk. error: why it failed, or None.
     """
@@ -61,6 +62,7 @@ class Group:
         "error",
         "is_done",
         "is_written",
+        "room_bytes",
         "shared",
         "spans",
         "start_offset",
@@ -76,6 +78,7 @@ class Group:
         self.append_time_ms = -1
         self.trim_to: int | None = None
         self.waiters: list[Callable[[], object]] = []
+        self.room_bytes = 0
         self.is_written = False
         self.is_done = False
         self.error: BaseException | None = None
