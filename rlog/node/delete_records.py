@@ -13,6 +13,10 @@ from rlog.wire.kafka import (
 from rlog.wire.kafka.messages import DeletedPartition, DeleteRecordsPartition, DeleteRecordsRequest
 
 
+# Who asks for more time asks again: what waits without a majority takes places that others need.
+TIMEOUT_MS_MAX = 60_000
+
+
 def handle_delete_records(request: Request, reader: Reader) -> None:
     _Deletion(request).start(decode_delete_records_request(reader))
 
@@ -28,7 +32,7 @@ class _Deletion:
         self.topics: list[tuple[str, list[DeletedPartition]]] = []
 
     def start(self, asked: DeleteRecordsRequest) -> None:
-        deadline = self.request.loop.time() + asked.timeout_ms / 1000
+        deadline = self.request.loop.time() + min(asked.timeout_ms, TIMEOUT_MS_MAX) / 1000
         for topic, partitions in asked.topics:
             results: list[DeletedPartition] = []
             self.topics.append((topic, results))

@@ -207,10 +207,10 @@ class _Fetch:
         error = check_generation(partition, part.generation)
         if error != codes.NONE:
             return FetchedPartition(part.partition, error), False
-        bytes_max = max(min(part.bytes_max, room_bytes), 0)
         found = None
-        piece_bytes_max = min(bytes_max, DISK_READ_BYTES_MAX)
-        if is_first or room_bytes > 0:
+        bytes_max = max(min(part.bytes_max, room_bytes), 0) if is_first or room_bytes > 0 else None
+        if bytes_max is not None:
+            piece_bytes_max = min(bytes_max, DISK_READ_BYTES_MAX)
             read = partition.disk_read(part.fetch_offset, piece_bytes_max)
             if read is not None:
                 found = yield self._reserved(read, piece_bytes_max)

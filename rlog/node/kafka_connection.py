@@ -353,6 +353,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def answered(self, answer_bytes: int) -> None:
         """A request got its answer. All that come in one turn of the loop (one commit) leave in one write."""
+        if self._transport is None:
+            return  # nobody is there to take it
         self._held_bytes += answer_bytes
         self._count_answers(self._answer_bytes + answer_bytes)
         if not self._starting and not self._flush_is_due:

@@ -379,10 +379,11 @@ class Partition:
         return None if read is None else read.run
 
     def read(
-        self, offset: int, bytes_max: int, found: Found | None = None
+        self, offset: int, bytes_max: int | None, found: Found | None = None
     ) -> tuple[int, list[memoryview], int]:
         """(error code, whole committed batches from the one that holds `offset`, high-water mark).
 
+        bytes_max: at least one batch is read, however small it is; None reads none.
         found: what `disk_read` brought. What is committed does not change, so all that can have happened
         meanwhile is that it may not be given out any more.
         """
@@ -395,7 +396,7 @@ class Partition:
             return codes.OFFSET_NOT_AVAILABLE, [], -1
         if not self.start_offset <= offset <= self.log.end_offset:
             return codes.OFFSET_OUT_OF_RANGE, [], hwm
-        if offset >= hwm:
+        if offset >= hwm or bytes_max is None:
             return codes.NONE, [], hwm
         try:
             batches = [found[0]] if found else self.log.read(offset, bytes_max=bytes_max, end_max=hwm)

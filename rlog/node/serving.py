@@ -100,10 +100,11 @@ class ServedPartition(Protocol):
         """What of `read` waits for the disk, for a Worker; None where nothing does."""
 
     def read(
-        self, offset: int, bytes_max: int, found: Found | None = None
+        self, offset: int, bytes_max: int | None, found: Found | None = None
     ) -> tuple[int, Sequence[Buffer], int]:
         """(error code, committed batches from the one that holds `offset`, high-water mark).
 
+        bytes_max: at least one batch is read, however small it is; None reads none.
         found: what `disk_read` brought; without it the disk is waited for.
         """
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from rlog.errors import ReadFailed
+from rlog.log.log import PartitionLog
 from rlog.log.reader import DiskRead
 from rlog.node import fetch as fetching
 from rlog.node.node import Node
@@ -273,4 +274,26 @@ async def test_a_read_that_the_system_refuses_is_answered_and_fences_nothing(
         assert (leader.fenced, leader.log.damage) == (None, None)
         assert caplog.text.count("read_failed") == 1
         assert offsets(await fetch(client, 3))[0] == 3
+        client.close()
+
+
+@on_uvloop
+async def test_what_does_not_fit_into_an_answer_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SAFETY 43: no look at the disk on the loop for what would be thrown away."""
+    async with Cluster(tmp_path, count=1, **ON_DISK) as cluster:
+        node = await filled(cluster)
+        client = await client_of(node)
+
+        def read(log: PartitionLog, offset: int, **limits: int) -> list[memoryview]:
+            raise AssertionError("read on the loop")
+
+        monkeypatch.setattr(PartitionLog, "read", read)
+        asked = [FetchPartition(0, offset, MIB) for offset in (3, 7)]
+        request = FetchRequest(0, 1, 1, [(TOPIC, asked)])
+        answer = kafka.decode_fetch_response(await client.ask(kafka.encode_fetch_request(1, "c", request)))
+        [(_, [first, second])] = answer.topics
+        assert offsets(first) == [3]
+        assert (second.error, list(second.records)) == (codes.NONE, [])
         client.close()

@@ -129,13 +129,17 @@ class FakePartition:
     def disk_read(self, offset: int, bytes_max: int) -> None:
         """All is in memory."""
 
-    def read(self, offset: int, bytes_max: int, found: Any = None) -> tuple[int, list[memoryview], int]:
+    def read(
+        self, offset: int, bytes_max: int | None, found: Any = None
+    ) -> tuple[int, list[memoryview], int]:
         if not self.is_leader:
             return codes.NOT_LEADER_OR_FOLLOWER, [], -1
         if not self.serving:
             return codes.OFFSET_NOT_AVAILABLE, [], -1
         if not self.start_offset <= offset <= self.end_offset:
             return codes.OFFSET_OUT_OF_RANGE, [], self.hwm
+        if bytes_max is None:
+            return codes.NONE, [], self.hwm
         found: list[memoryview] = []
         for _, end, data in self.batches:
             if end <= offset or end > self.hwm:

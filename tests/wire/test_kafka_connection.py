@@ -482,3 +482,21 @@ def test_records_whose_client_left_before_their_commit_are_not_kept() -> None:
                 tracemalloc.stop()
 
     run(main())
+
+
+def test_an_answer_whose_client_is_gone_is_counted_for_nobody() -> None:
+    async def main() -> None:
+        node = FakeNode()
+        slow = node.partitions["t", 0]
+        slow.holds = True
+        async with Door(node) as door:
+            client = await door.client()
+            client.send(produce(batch(100)))
+            await until(lambda: len(slow.pending) == 1)
+            client.close()
+            await until(lambda: door.server.connection_count == 0)
+            slow.commit()
+            assert door.server.answers.used_bytes == 0
+            assert not door.server.answers.holders
+
+    run(main())
