@@ -12,7 +12,6 @@ from rlog.wire.kafka import (
 )
 from rlog.wire.kafka.messages import DeletedPartition, DeleteRecordsPartition, DeleteRecordsRequest
 
-
 # Who asks for more time asks again: what waits without a majority takes places that others need.
 TIMEOUT_MS_MAX = 60_000
 
