@@ -66,6 +66,8 @@ class DiskRead:
         while True:
             length = min(length, self.room_bytes)
             data = file.pread(length, self.position)
+            if len(data) < length:  # its segment is preallocated, so this much was there once
+                raise CorruptBatch("the file is shorter than what was written to it", position=len(data))
             first, last, end, missing = find_batches(
                 data, self.offset, self.start, self.generation, self.bytes_max, self.end_max
             )

@@ -4,8 +4,9 @@ The one property behind all of these (SAFETY 19): after a recovery, either every
 unchanged, or the log says that it may not be: it is `suspect`, or has `damage`.
 """
 
+import errno
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from crc32c import crc32c
@@ -15,7 +16,7 @@ from rlog.errors import CorruptLog, DataDirectoryError, RlogError
 from rlog.log.meta import HEADER, MAGIC, read_chain
 from rlog.log.settings import LogSettings
 from rlog.log.storage import Storage
-from rlog.testing.disk import MemoryDisk
+from rlog.testing.disk import Fault, MemoryDisk
 from tests.log.storage_kit import NAME, contents, make_span, open_storage, settle
 
 PARTITION = f"/data/partitions/{NAME}"
@@ -127,6 +128,24 @@ def test_a_segment_of_any_shorter_length_is_noticed(case: Crashed) -> None:
         disk.shorten(FIRST, shorter)
         verdict = is_noticed_or_harmless(disk, case.flushed)
         assert verdict in ("rot", "suspect"), f"{shorter} of {size} bytes: {verdict}"
+
+
+@pytest.mark.parametrize("into_batch", [0, 1, 12, 61, 70, 100])
+def test_a_segment_that_is_shortened_while_it_is_open_is_noticed_when_it_is_read(into_batch: int) -> None:
+    """Where the batch begins, inside its header, just behind that, inside its records, and behind it."""
+    disk = MemoryDisk()
+    storage = open_storage(Vfs.of(disk), settings=replace(ROOMY, tail_bytes_max=1))
+    write_rounds(storage, zeros=False, round_batches=1)
+    log = storage.logs[NAME]
+    positions = [info.position for info in iterate_batches(contents(log))]
+    disk.shorten(FIRST, positions[4] + into_batch)
+    disk.faults = [Fault("pread", errno.EBADF, path=FIRST, skip=4, times=-1)]  # who goes on is stopped
+    read = log.disk_read(4, bytes_max=1 << 20, end_max=log.end_offset)
+    assert read is not None
+    assert read.run() is None
+    with pytest.raises(CorruptLog, match="shorter than what was written"):
+        log.read(4, bytes_max=1 << 20, end_max=log.end_offset)
+    assert log.damage is not None
 
 
 def test_rot_below_the_watermark_is_told_from_a_torn_tail_above_it() -> None:
