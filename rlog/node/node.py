@@ -296,8 +296,9 @@ class Node:
         wall_ms, doubted = self.env.wall_clock_ms(), self._retention_clock.doubts
         known = self._retention_clock.reading is not None
         now_ms = self._retention_clock.now_ms(wall_ms, *self.env.uptime())
-        self._keep_clock()
         goes_by_time = any(self.config.topic(name).retention_ms >= 0 for name in self.config.topics)
+        if goes_by_time:  # an idle node without such a topic writes nothing
+            self._keep_clock()
         if self._retention_clock.doubts and not doubted and goes_by_time:
             seconds = (wall_ms - now_ms) // 1000
             logger.warning(

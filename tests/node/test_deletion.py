@@ -245,6 +245,25 @@ async def test_neither_a_restart_nor_a_record_of_the_future_makes_a_wrong_clock_
         assert leader.start_offset == 0
 
 
+@pytest.mark.parametrize("goes_by_time", [False, True])
+@on_uvloop
+async def test_a_node_keeps_its_clock_only_for_a_topic_that_goes_by_time(tmp_path, goes_by_time):
+    topics = {TOPIC: TopicConfig(1, retention_ms=60_000 if goes_by_time else -1, retention_bytes=1 << 30)}
+    minutes = 0
+
+    def ten_minutes_later() -> int:
+        nonlocal minutes
+        minutes += 10
+        return NOW_MS + minutes * 60_000
+
+    clocks = {"wall_clock_ms": ten_minutes_later, "uptime": lambda: ("this start", minutes * 60.0)}
+    async with Cluster(tmp_path, count=1, topics=topics, **SMALL) as cluster:
+        await cluster.start(**clocks)
+        await cluster.leader()
+        await until(lambda: minutes > 50, "retention is looked at")
+        assert (cluster.nodes[1].storage.meta.state.clock is not None) == goes_by_time
+
+
 @on_uvloop
 async def test_a_node_that_was_down_for_days_deletes_at_once_if_its_machine_was_up(tmp_path):
     """Nothing to doubt: the machine's uptime has grown by as much as the wall clock."""
