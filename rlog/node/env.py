@@ -25,13 +25,24 @@ class DiskExecutor(Protocol):
         """Wait for the jobs under way and stop. No `done` is called afterwards."""
 
 
+class WorkerTask(Protocol):
+    """What was submitted to a Worker."""
+
+    def cancel(self) -> bool:
+        """True: it had not begun and never will, and nothing is called. False: it goes on to its end."""
+
+
 class Worker(Protocol):
     """Does what may take long away from the loop, a few tasks at once, in the order of asking."""
 
-    def submit(self, task: Callable[[], T], done: Callable[[T], None]) -> None:
-        """`done(task())`, the former on the loop. task: shares nothing with the node, and does not raise.
+    def submit(
+        self, task: Callable[[], T], done: Callable[[T], None], failed: Callable[[], None]
+    ) -> WorkerTask:
+        """`done(task())`, the former on the loop and never before this returns. task: shares nothing with
+        the node. `failed()` instead where it raises, or cannot be begun; the error is logged.
 
-        Whoever submits bounds how much waits: a client connection has one task at a time for each request.
+        Whoever submits bounds how much waits: a client connection has one task at a time for each request,
+        and cancels it when the connection is lost.
         """
 
     def close(self) -> None:

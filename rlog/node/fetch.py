@@ -15,6 +15,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import partial
 
+from rlog.node.env import WorkerTask
 from rlog.node.kafka_connection import Request
 from rlog.node.serving import Found, ServedPartition, Waiter
 from rlog.wire.kafka import (
@@ -71,8 +72,8 @@ class _Fetch:
     """One Fetch, perhaps waiting: for the disk as it looks, or between two looks for more records."""
 
     __slots__ = (
-        "again", "answers", "deadline", "fetch", "is_cancelled", "is_last", "request", "reserved_bytes",
-        "timer", "waiters",
+        "again", "answers", "deadline", "fetch", "is_cancelled", "is_last", "reading", "request",
+        "reserved_bytes", "timer", "waiters",
     )  # fmt: skip
 
     def __init__(self, request: Request, fetch: FetchRequest) -> None:
@@ -82,6 +83,7 @@ class _Fetch:
         self.deadline = request.loop.time() + fetch.max_wait_ms / 1000
         self.timer: asyncio.TimerHandle | None = None
         self.again: asyncio.Handle | None = None  # the next look, after a high-water mark moved
+        self.reading: WorkerTask | None = None
         self.waiters: list[Waiter] = []
         self.reserved_bytes = 0  # of `answers`, for what was read from disk
         self.is_last = fetch.max_wait_ms <= 0  # the next look is
@@ -95,7 +97,8 @@ class _Fetch:
         """The connection is lost."""
         self.is_cancelled = True
         self._rest()
-        self._release()
+        if self.reading is None or self.reading.cancel():
+            self._release()  # a read that has begun needs its room to the end
 
     def _rest(self) -> None:
         """Wait for nothing."""
@@ -120,12 +123,23 @@ class _Fetch:
             else:
                 self._wait(response)
             return
-        self.request.node.env.reads.submit(wanted.read, partial(self._read_done, look, wanted))
+        done = partial(self._read_done, look, wanted)
+        self.reading = self.request.node.env.reads.submit(wanted.read, done, self._read_failed)
 
     def _read_done(self, look: Look, wanted: _DiskRead, found: Found | None) -> None:
-        if not self.is_cancelled:
-            self._reserve((len(found[0]) if found is not None else 0) - wanted.reserved_bytes)
-            self._advance(look, found)
+        self.reading = None
+        if self.is_cancelled:
+            self._release()
+            return
+        self._reserve((len(found[0]) if found is not None else 0) - wanted.reserved_bytes)
+        self._advance(look, found)
+
+    def _read_failed(self) -> None:
+        self.reading = None
+        if self.is_cancelled:
+            self._release()
+            return
+        self.request.fail("a read failed as none should")
 
     def _reserve(self, count: int) -> None:
         self.reserved_bytes += count

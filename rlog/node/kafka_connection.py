@@ -220,6 +220,10 @@ class Request:
         self.cancel = None
         self.connection.answered(sum(map(len, buffers)))
 
+    def fail(self, reason: str) -> None:
+        """Instead of an answer, where there is none: by a fault of this program, which was logged."""
+        self.connection.close(reason, logging.ERROR, cause="internal_error")
+
 
 class Connection(asyncio.BufferedProtocol):
     """One client. The module's text says when it reads and when it is closed."""

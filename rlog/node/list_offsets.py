@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from rlog.errors import CorruptBatch
 from rlog.log.time_search import TimeStep
+from rlog.node.env import WorkerTask
 from rlog.node.fetch import check_generation
 from rlog.node.kafka_connection import Request
 from rlog.node.serving import ServedPartition
@@ -44,12 +45,13 @@ class _Search:
 class _ListOffsets:
     """One request, perhaps under way."""
 
-    __slots__ = ("is_cancelled", "request", "searches", "topics")
+    __slots__ = ("is_cancelled", "request", "searches", "topics", "under_way")
 
     def __init__(self, request: Request) -> None:
         self.request = request
         self.topics: list[tuple[str, list[ListedPartition]]] = []
         self.searches: deque[_Search] = deque()
+        self.under_way: WorkerTask | None = None  # the last step that was begun
         self.is_cancelled = False
 
     def start(self, wanted: ListOffsetsRequest) -> None:
@@ -89,7 +91,7 @@ class _ListOffsets:
             search.results[search.place] = ListedPartition(search.asked.partition, error)
             return False
         step = search.partition.time_search(search.asked.timestamp_ms, search.next_offset)
-        self.request.node.env.searches.submit(step, self._found)
+        self.under_way = self.request.node.env.searches.submit(step, self._found, self._failed)
         return True
 
     def _found(self, found: TimeStep | CorruptBatch | None) -> None:
@@ -112,8 +114,14 @@ class _ListOffsets:
         self.searches.popleft()
         self._go_on()
 
+    def _failed(self) -> None:
+        if not self.is_cancelled:
+            self.request.fail("a search failed as none should")
+
     def _cancel(self) -> None:
         self.is_cancelled = True
+        if self.under_way is not None:
+            self.under_way.cancel()
 
 
 def _refusal(partition: ServedPartition, generation: int) -> int:

@@ -9,10 +9,10 @@ import resource
 import signal
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import replace
 from random import Random, SystemRandom
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import uvloop
 
@@ -22,7 +22,7 @@ from rlog.clock import uptime, wall_clock_ms
 from rlog.config import NodeConfig
 from rlog.errors import ConfigurationError
 from rlog.log.directory import check_directory
-from rlog.node.env import Env
+from rlog.node.env import Env, WorkerTask
 from rlog.node.node import Node
 from rlog.node.observed import ObservedNode
 from rlog.node.peers import STRANGERS_COUNT_MAX
@@ -73,20 +73,62 @@ class PoolExecutor:
         self._callbacks.clear()
 
 
+class _ThreadTask(Generic[T]):
+    """A task on its way through a ThreadWorker."""
+
+    __slots__ = ("future", "task")
+
+    def __init__(self, task: Callable[[], T]) -> None:
+        self.task: Callable[[], T] | None = task
+        self.future: Future[T] = Future()
+
+    def run(self) -> T:
+        if self.task is None:
+            raise CancelledError
+        return self.task()
+
+    def cancel(self) -> bool:
+        if not self.future.cancel():
+            return False
+        self.task = None  # the queue keeps this object until a thread comes to it, not what the task holds
+        return True
+
+
 class ThreadWorker:
     """Tasks on threads of this process, which begin with the first task. See Worker."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, *, threads: int, name: str) -> None:
         self._loop = loop
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        self._name = name
         self._is_closed = False
 
-    def submit(self, task: Callable[[], T], done: Callable[[T], None]) -> None:
-        def finished(future: asyncio.Future[T]) -> None:
-            if not self._is_closed:
-                done(future.result())
+    def submit(
+        self, task: Callable[[], T], done: Callable[[T], None], failed: Callable[[], None]
+    ) -> WorkerTask:
+        def finished() -> None:
+            if self._is_closed:
+                return
+            error = submitted.future.exception()
+            if error is None:
+                done(submitted.future.result())
+                return
+            logger.error("a task of %s failed: %r", self._name, error, exc_info=error)
+            failed()
 
-        self._loop.run_in_executor(self._pool, task).add_done_callback(finished)
+        def ended(future: Future[T]) -> None:
+            """On whichever thread ended it."""
+            if not future.cancelled():
+                self._loop.call_soon_threadsafe(finished)
+
+        submitted = _ThreadTask(task)
+        try:
+            submitted.future = self._pool.submit(submitted.run)
+        except RuntimeError as error:  # the system gives no thread; a thread that there is may come to it
+            submitted.task = None
+            submitted.future.set_exception(error)
+        submitted.future.add_done_callback(ended)
+        return submitted
 
     def close(self) -> None:
         self._is_closed = True

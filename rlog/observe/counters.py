@@ -11,7 +11,16 @@ from typing import Literal, get_args
 from rlog.observe.metrics import SECONDS, HistogramState
 
 FILES = ("log", "meta", "watermarks")
-CloseReason = Literal["by_client", "lost", "refused", "protocol_error", "stalled", "acks_0_error", "stopping"]
+CloseReason = Literal[
+    "by_client",
+    "lost",
+    "refused",
+    "protocol_error",
+    "stalled",
+    "acks_0_error",
+    "internal_error",
+    "stopping",
+]
 CLOSE_REASONS: tuple[CloseReason, ...] = get_args(CloseReason)
 
 

@@ -157,7 +157,8 @@ CLIENTS_CLOSED = _declare(
     "rlog_client_connections_closed_total",
     "counter",
     "Client connections that ended: by the client, lost, refused (connection_count_max), protocol_error, "
-    "stalled (client_stall_ms), acks_0_error (closing is the only answer it has), or stopping.",
+    "stalled (client_stall_ms), acks_0_error (closing is the only answer it has), internal_error (a fault of "
+    "the node, logged), or stopping.",
     "reason",
 )
 CLIENT_INFLIGHT_BYTES = _declare(

@@ -14,6 +14,7 @@ from random import Random
 from typing import TypeVar
 
 from rlog._core import DiskJob
+from rlog.node.env import WorkerTask
 from rlog.testing.loop import SimLoop
 
 T = TypeVar("T")
@@ -109,9 +110,26 @@ class SimDiskExecutor:
         return max(random.expovariate(1 / self.settings.sync), stalled_until - self._loop.time())
 
 
+class _SimTask:
+    """What was submitted to a SimWorker: it begins with the timer."""
+
+    def __init__(self, loop: SimLoop, delay: float, run: Callable[[], None]) -> None:
+        self._has_begun = False
+        self._run = run
+        self._timer = loop.call_later(delay, self._begin)
+
+    def _begin(self) -> None:
+        self._has_begun = True
+        self._run()
+
+    def cancel(self) -> bool:
+        self._timer.cancel()
+        return not self._has_begun
+
+
 class SimWorker:
     """The Worker of one incarnation. A task is done at once, at its end, or at any moment between the two: as
-    far as the loop can tell, a thread does it anywhere there.
+    far as the loop can tell, a thread does it anywhere there. One that raises fails the simulation.
     """
 
     def __init__(self, loop: SimLoop, disk: SimDiskExecutor, name: str) -> None:
@@ -121,7 +139,9 @@ class SimWorker:
         self._name = name
         self._is_closed = False
 
-    def submit(self, task: Callable[[], T], done: Callable[[T], None]) -> None:
+    def submit(
+        self, task: Callable[[], T], done: Callable[[T], None], failed: Callable[[], None]
+    ) -> WorkerTask:
         if self._is_closed:
             raise RuntimeError("the worker is closed")
         delay = self._disk.delay_of_read(self._random)
@@ -136,7 +156,7 @@ class SimWorker:
                 self._loop.trace.add(self._loop.time(), f"task {self._name}")
                 done(result)
 
-        self._loop.call_later(before, run)
+        return _SimTask(self._loop, before, run)
 
     def close(self) -> None:
         self._is_closed = True

@@ -3,7 +3,7 @@
 import asyncio
 import errno
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 from rlog.errors import ReadFailed
 from rlog.log.log import PartitionLog
 from rlog.log.reader import DiskRead
+from rlog.log.time_search import TimeSearch
 from rlog.node import fetch as fetching
 from rlog.node.node import Node
 from rlog.wire import kafka
@@ -35,14 +36,29 @@ COUNT = 20
 ON_DISK = {"tail_bytes_max": 1, "segment_bytes_max": 4096}
 
 
+@dataclass
+class HeldTask:
+    is_cancelled: bool = False
+    has_begun: bool = False
+
+    def cancel(self) -> bool:
+        self.is_cancelled = not self.has_begun
+        return self.is_cancelled
+
+
 class HeldWorker:
     """Does nothing before it is told to."""
 
     def __init__(self) -> None:
         self.waiting: list[tuple[Callable[[], Any], Callable[[Any], None]]] = []
+        self.last = HeldTask()
 
-    def submit(self, task: Callable[[], Any], done: Callable[[Any], None]) -> None:
+    def submit(
+        self, task: Callable[[], Any], done: Callable[[Any], None], failed: Callable[[], None]
+    ) -> HeldTask:
         self.waiting.append((task, done))
+        self.last = HeldTask()
+        return self.last
 
     def go_on(self) -> None:
         (task, done) = self.waiting.pop()
@@ -180,11 +196,70 @@ async def test_a_client_that_leaves_as_the_disk_is_read_leaves_nothing(tmp_path:
         await until(lambda: held.waiting, "the read is asked for")
         client.close()
         await until(lambda: node.door.connection_count == 0, "the connection ends")
+        assert held.last.is_cancelled, "nobody reads what nobody wants"
         assert node.door.answers.used_bytes == 0
+        with pytest.raises(asyncio.IncompleteReadError):
+            await waiting
+
+
+@on_uvloop
+async def test_a_read_under_way_keeps_its_room_when_its_client_leaves(tmp_path: Path) -> None:
+    async with Cluster(tmp_path, count=1, **ON_DISK) as cluster:
+        node = await filled(cluster)
+        client = await client_of(node)
+        held = hold(node)
+        waiting = asyncio.ensure_future(fetch(client, 3))
+        await until(lambda: held.waiting, "the read is asked for")
+        held.last.has_begun = True
+        client.close()
+        await until(lambda: node.door.connection_count == 0, "the connection ends")
+        assert node.door.answers.used_bytes >= node.config.batch_bytes_max
         held.go_on()
         assert node.door.answers.used_bytes == 0
         with pytest.raises(asyncio.IncompleteReadError):
             await waiting
+
+
+@on_uvloop
+async def test_a_search_whose_client_leaves_is_not_begun(tmp_path: Path) -> None:
+    async with Cluster(tmp_path, count=1, **ON_DISK) as cluster:
+        node = await filled(cluster)
+        client = await client_of(node)
+        held = hold(node, "searches")
+        waiting = asyncio.ensure_future(first_at(client, 0))
+        await until(lambda: held.waiting, "the search is asked for")
+        client.close()
+        await until(lambda: node.door.connection_count == 0, "the connection ends")
+        assert held.last.is_cancelled
+        with pytest.raises(asyncio.IncompleteReadError):
+            await waiting
+
+
+@pytest.mark.parametrize("task_class", [DiskRead, TimeSearch])
+@on_uvloop
+async def test_a_fault_in_a_task_closes_the_connection_that_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, task_class: type
+) -> None:
+    """A client that waits for an answer that never comes would wait for ever; the next one is served."""
+
+    def fault(_: object) -> None:
+        raise MemoryError("no room for a piece")
+
+    async with Cluster(tmp_path, count=1, **ON_DISK) as cluster:
+        node = await filled(cluster)
+        ask = fetch if task_class is DiskRead else first_at
+        client = await client_of(node)
+        with monkeypatch.context() as patch:
+            patch.setattr(task_class, "run", fault)
+            async with asyncio.timeout(10):
+                with pytest.raises(asyncio.IncompleteReadError):
+                    await ask(client, 3)
+        assert "no room for a piece" in caplog.text
+        assert node.counters.clients_closed["internal_error"] == 1
+        assert node.door.answers.used_bytes == 0
+        again = await client_of(node)
+        assert (await ask(again, 3)).error == codes.NONE
+        again.close()
 
 
 @on_uvloop

@@ -175,11 +175,22 @@ class FakePartition:
         return waiter
 
 
+@dataclass
+class FakeTask:
+    handle: asyncio.Handle
+
+    def cancel(self) -> bool:
+        self.handle.cancel()
+        return True
+
+
 class FakeWorker:
     """Does it in the next turn of the loop."""
 
-    def submit(self, task: Callable[[], Any], done: Callable[[Any], None]) -> None:
-        asyncio.get_running_loop().call_soon(lambda: done(task()))
+    def submit(
+        self, task: Callable[[], Any], done: Callable[[Any], None], failed: Callable[[], None]
+    ) -> FakeTask:
+        return FakeTask(asyncio.get_running_loop().call_soon(lambda: done(task())))
 
     def close(self) -> None:
         pass
