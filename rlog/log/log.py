@@ -440,7 +440,7 @@ class PartitionLog:
         job.sync_if_sparse(self._watermarks.file)
         segment.written = max(segment.written, position + size)
         self._written_offset = end
-        job.tag = Round(self._epoch, end, size, sealed=sealed)
+        job.tag = Round(self._epoch, end, size, segment=segment, sealed=sealed)
         return job
 
     def _add_roll(self, job: DiskJob, segment: Segment) -> Segment | None:
@@ -476,7 +476,7 @@ class PartitionLog:
             raise self.failed from error
         self._add_watermark(job, self._written_offset)
         job.fdatasync(self._watermarks.file)
-        job.tag = Round(self._epoch, self._written_offset, is_cut=True)
+        job.tag = Round(self._epoch, self._written_offset, is_cut=True, segment=cut.segment)
         return job
 
     def flush_done(self, job: DiskJob) -> bool:
@@ -590,8 +590,8 @@ class PartitionLog:
             raise
 
     def _may_close(self, segment: Segment) -> bool:
-        """A job under way writes to its segment, whichever that is."""
-        return self._inflight is None and segment.end_offset <= self.flushed_offset
+        is_used = self._inflight is not None and self._inflight.tag.uses(segment)
+        return not is_used and segment.end_offset <= self.flushed_offset
 
     def close(self) -> None:
         for segment in self._segments:

@@ -81,8 +81,8 @@ class DiskRead:
 class Reader:
     """Reads from what it shares with its log: the tail, the segments and the generation table.
 
-    may_close: whether the files of full, flushed segments may be closed now; not while a job under way may
-    write to one.
+    may_close: whether the file of a segment that is not the last may be closed now; not while it holds what
+    is not flushed, or a job under way uses it.
     """
 
     def __init__(

@@ -17,15 +17,21 @@ class Round:
     """What a job stands for when it completes.
 
     epoch: counts cuts; a job of an earlier one proves nothing (SAFETY 12). is_cut: it carried out all cuts.
-    sealed: the segment it rolled away from. anchor: it made this one durable.
+    segment: the one whose file it writes to. sealed: the one it rolled away from. anchor: it made this one
+    durable.
     """
 
     epoch: int
     end_offset: int
     size: int = 0
     is_cut: bool = False
+    segment: Segment | None = None
     sealed: Segment | None = None
     anchor: Anchor | None = None
+
+    def uses(self, segment: Segment) -> bool:
+        """Whether its job needs the file of `segment` open."""
+        return segment is self.segment or segment is self.sealed
 
 
 class Taken(NamedTuple):

@@ -48,6 +48,7 @@ ACCEPTED_COUNT_MAX = 100
 ADMIN_FILES = 64  # its connections and as many that wait
 # A disk serves two reads at once better than one; more would take turns with the flushes.
 READ_THREADS = 2
+SEARCH_THREADS = 1
 
 
 class PoolExecutor:
@@ -144,7 +145,7 @@ def open_env(config: NodeConfig) -> Env:
         vfs=Vfs.system(),
         disk=PoolExecutor(loop, threads=config.disk_threads, queued_jobs_max=jobs_max),
         reads=ThreadWorker(loop, threads=READ_THREADS, name="rlog-read"),
-        searches=ThreadWorker(loop, threads=1, name="rlog-search"),
+        searches=ThreadWorker(loop, threads=SEARCH_THREADS, name="rlog-search"),
         random=Random(SystemRandom().getrandbits(128)),
         wall_clock_ms=wall_clock_ms,
         uptime=uptime,
@@ -212,7 +213,7 @@ def files_needed(config: NodeConfig) -> int:
 
     A disk operation that finds none left is final for its log, so room for all of them is kept.
     """
-    disk = FILES_PER_DISK_THREAD * config.disk_threads + READ_THREADS
+    disk = FILES_PER_DISK_THREAD * config.disk_threads + READ_THREADS + SEARCH_THREADS
     needed = FILES_MIN + FILES_PER_PARTITION * len(config.partitions) + disk + ACCEPTED_COUNT_MAX
     if config.peers:
         needed += FILES_PER_PEER * len(config.peers) + STRANGERS_COUNT_MAX + ACCEPTED_COUNT_MAX

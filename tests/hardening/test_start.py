@@ -61,7 +61,7 @@ def test_a_busy_port_is_named_by_its_setting_with_who_has_it(tmp_path: Path, bus
     assert told.endswith(f"{me}: end that, or set another admin_port")
 
 
-@pytest.mark.parametrize("files", [8, 12, 30, 144])
+@pytest.mark.parametrize("files", [8, 12, 30, 145])
 def test_too_few_open_files_are_named_with_the_limit(tmp_path: Path, files: int) -> None:
     for more in ([], ["--check"]):
         few = ["sh", "-c", f'ulimit -n {files} && exec "$@"', "sh"]
@@ -69,7 +69,7 @@ def test_too_few_open_files_are_named_with_the_limit(tmp_path: Path, files: int)
             serve(tmp_path / "1", "--listen", "127.0.0.1:0", "--topic", "t:1", *more, under=few), USAGE
         )
         assert told == (
-            f"rlog: this process may open {files} files, and a node with 0 peers and 1 partitions needs 144 "
+            f"rlog: this process may open {files} files, and a node with 0 peers and 1 partitions needs 145 "
             "before the first client: raise its limit (ulimit -n, or LimitNOFILE of its service)"
         )
     assert list(tmp_path.iterdir()) == []

@@ -205,6 +205,38 @@ def test_only_one_full_segment_is_open_at_a_time() -> None:
         assert sum(segment.file.is_open for segment in log._segments) <= 2
 
 
+def test_reads_while_a_job_is_under_way_leave_open_what_it_uses_and_nothing_else() -> None:
+    """A job that writes, one that rolls, and one that cuts while what follows it rolls."""
+    storage = open_storage(Vfs.of(MemoryDisk()))
+    log = filled(storage, segments=6)
+    ends = [info.last_offset + 1 for info in iterate_batches(contents(log))]
+
+    def job_under_way(*, used: int) -> None:
+        meta_job = storage.meta.flush_job()
+        if meta_job is not None:
+            meta_job.run()
+            storage.meta.flush_done(meta_job)
+        job = log.flush_job()
+        assert job is not None
+        if log._pending_cut is not None:
+            log.append(make_span(log.end_offset, 99, size=9000))
+        for segment in log._segments[:-2]:
+            log.read(segment.base_offset, bytes_max=1, end_max=1 << 40)
+            assert sum(segment.file.is_open for segment in log._segments) <= 2
+        assert log._segments[used].file.is_open
+        job.run()
+        log.flush_done(job)  # raises what the job failed of
+        settle(storage)
+
+    log.append(make_span(log.end_offset, 98))
+    job_under_way(used=-1)
+    log.append(make_span(log.end_offset, 98, size=9000))
+    assert not log._segments[-1].created
+    job_under_way(used=-2)
+    log.cut(next(end for end in ends if end > log._segments[4].base_offset))
+    job_under_way(used=-2)
+
+
 def test_equal_logs_in_different_segments_have_equal_digests(tmp_path: Path) -> None:
     digests = set()
     for number, size in enumerate((1 << 12, 1 << 14)):
