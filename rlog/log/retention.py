@@ -18,7 +18,6 @@ from typing import NamedTuple
 
 from rlog.errors import CorruptBatch
 from rlog.log.log import PartitionLog
-from rlog.log.time_search import TimeStep
 
 JUMP_MS = 10 * 60_000
 """The wall clock may run ahead of the machine's uptime by this much at once: drift, small corrections."""
@@ -26,8 +25,6 @@ HOLD_MS = 60 * 60_000
 """How long a bigger jump must stand before it is believed."""
 SAVE_MS = 5 * 60_000
 """How old what is kept of it may be: so a reboot that takes less than JUMP_MS - SAVE_MS raises no doubt."""
-STEPS_MAX = 64
-"""Intervals of the index that one call may look into."""
 
 
 class ClockReading(NamedTuple):
@@ -101,7 +98,8 @@ def wanted_start(
     """Where the log is to start: at or above its start, at or below `hwm`. -1: that setting sets no bound.
 
     A log without any timestamp is kept whole; beside others, a record without one counts as old. The work is
-    bounded: what is left to do is done by the next call. Raises CorruptLog, ReadFailed.
+    bounded: one interval of the index is looked into, which is all it takes where the headers of batches are
+    true; where they claim more than their records keep, the next call goes on. Raises CorruptLog, ReadFailed.
     """
     start = log.start_offset
     if retention_bytes >= 0:
@@ -115,13 +113,12 @@ def wanted_start(
 
 def _first_since(log: PartitionLog, timestamp_ms: int, hwm: int) -> int:
     """Below the offset returned no record has that timestamp or a later one."""
-    step = TimeStep(None, log.start_offset)
+    start = log.start_offset
+    if start >= hwm:
+        return start
     try:
-        for _ in range(STEPS_MAX):
-            if step.found is not None or step.next_offset >= hwm:
-                break
-            step = log.search_time(timestamp_ms, start=step.next_offset, end_max=hwm)
+        step = log.search_time(timestamp_ms, start=start, end_max=hwm)
     except CorruptBatch:
         # A producer's batch that claims to be new and cannot be opened goes when its claim is old.
-        return step.next_offset
+        return start
     return step.found[0] if step.found is not None else step.next_offset

@@ -3,12 +3,14 @@
 import json
 from random import Random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rlog._core import BatchBuilder, SpanBuilder, Vfs, check_client_batches, decode_records
 from rlog.log.log import PartitionLog
 from rlog.log.retention import HOLD_MS, JUMP_MS, SAVE_MS, ClockReading, RetentionClock, wanted_start
+from rlog.log.time_search import TimeStep
 from rlog.testing.disk import MemoryDisk
 
 from .storage_kit import NAME, contents, make_span, open_storage, settle
@@ -70,6 +72,24 @@ def test_a_log_without_timestamps_is_kept() -> None:
     settle(storage)
     log.committed(3)
     assert wanted_start(log, 3, retention_ms=1000, now_ms=T0) == 1, "beside others it counts as old"
+
+
+def test_a_call_looks_into_one_interval_and_the_next_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many batches claim to be newer than their records are: each may be 64 MiB to open."""
+    log = filled(10)
+    end = log.end_offset
+    asked: list[int] = []
+
+    def lied_to(timestamp_ms: int, *, start: int, end_max: int) -> TimeStep:
+        asked.append(start)
+        return TimeStep(None, min(start + 2, end_max))
+
+    monkeypatch.setattr(log, "search_time", lied_to)
+    for expected in range(2, end + 1, 2):
+        start = wanted_start(log, end, retention_ms=0, now_ms=T0)
+        assert start == expected
+        log.trim(start)
+    assert asked == list(range(0, end, 2))
 
 
 # --- the clock
