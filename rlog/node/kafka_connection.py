@@ -231,6 +231,7 @@ class Connection(asyncio.BufferedProtocol):
     def __init__(self, server: Server) -> None:
         self.server = server
         self.peer = "?"
+        self.search_turns: deque[Callable[[], None]] = deque()  # of searches by time: the first is under way
         self._receiver = FrameReceiver(server.node.config.request_bytes_max)
         self._frames: deque[bytes | bytearray] = deque()  # read and not started: at most one receive buffer
         self._requests: deque[Request] = deque()  # started and not answered, in order

@@ -1,8 +1,8 @@
 """ListOffsets: where a partition starts, where the committed part ends, what was first after a moment.
 
 A search by time may read the disk and decompress a batch, to 64 MiB at most. A Worker takes it in steps, each
-of one interval of a log's index; a request has one step under way, whatever the headers of the batches claim
-and however many partitions are asked about.
+of one interval of a log's index; a connection has one step under way, whatever the headers of the batches
+claim and however many requests and partitions it asks about: others wait for one step of each at most.
 """
 
 from collections import deque
@@ -60,8 +60,14 @@ class _ListOffsets:
             self.topics.append((topic, results))
             for part in partitions:
                 self._look_up(topic, part, results)
+        if not self.searches:
+            self._answer()
+            return
         self.request.cancel = self._cancel
-        self._go_on()
+        turns = self.request.connection.search_turns
+        turns.append(self._take_turn)
+        if len(turns) == 1:
+            self._go_on()
 
     def _look_up(self, topic: str, part: ListOffsetsPartition, results: list[ListedPartition]) -> None:
         """What takes no search is answered at once."""
@@ -77,12 +83,23 @@ class _ListOffsets:
             results.append(_bound(partition, part))
 
     def _go_on(self) -> None:
-        """The next step of the first search; the answer when there is none."""
+        """The next step of the first search; the answer when there is none, and the next request's turn."""
         while self.searches and not self._step(self.searches[0]):
             self.searches.popleft()
         if not self.searches:
-            version, correlation_id = self.request.version, self.request.correlation_id
-            self.request.answer(encode_list_offsets_response(correlation_id, version, self.topics))
+            self._answer()
+            turns = self.request.connection.search_turns
+            turns.popleft()
+            if turns:
+                self.request.loop.call_soon(turns[0])
+
+    def _take_turn(self) -> None:
+        if not self.is_cancelled:
+            self._go_on()
+
+    def _answer(self) -> None:
+        version, correlation_id = self.request.version, self.request.correlation_id
+        self.request.answer(encode_list_offsets_response(correlation_id, version, self.topics))
 
     def _step(self, search: _Search) -> bool:
         """Whether a step is under way; if not, the search ended."""

@@ -1,6 +1,7 @@
 """ListOffsets at the client door: bounds, times, and a long search that holds nobody up."""
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 
@@ -10,7 +11,7 @@ from rlog.records import Record
 from rlog.wire import kafka
 from rlog.wire.kafka import codes
 from rlog.wire.kafka.messages import ListedPartition, ListOffsetsPartition, ListOffsetsRequest
-from tests.wire.fakes import Door, FakeNode, FakePartition, run, until
+from tests.wire.fakes import Door, FakeNode, FakePartition, FakeTask, FakeWorker, run, until
 
 
 @pytest.mark.parametrize(
@@ -119,6 +120,41 @@ def test_a_long_search_holds_nobody_up_and_ends_with_its_connection() -> None:
             steps = partition.steps
             await other.ask(asking({0: kafka.LATEST}))
             assert partition.steps == steps
+
+    run(main())
+
+
+class Counting(FakeWorker):
+    """How many tasks it had at once, at most."""
+
+    count = count_max = 0
+
+    def submit(
+        self, task: Callable[[], object], done: Callable[[object], None], failed: Callable[[], None]
+    ) -> FakeTask:
+        def finished(result: object) -> None:
+            self.count -= 1
+            done(result)
+
+        self.count += 1
+        self.count_max = max(self.count, self.count_max)
+        return super().submit(task, finished, failed)
+
+
+def test_a_connection_has_one_search_under_way_and_all_are_answered() -> None:
+    async def main() -> None:
+        node = FakeNode()
+        worker = node.env.searches = Counting()
+        records = [Record("", 0, 0, 0, 7, None, b"v")]
+        node.partitions["t", 0].append(reference.encode_batch(records), 1)
+        node.partitions["t", 0].hwm = 1
+        async with Door(node) as door:
+            client = await door.client()
+            client.send([part for _ in range(20) for part in asking({0: 5})])
+            for _ in range(20):
+                [(_, [found])] = kafka.decode_list_offsets_response(await client.frame())
+                assert (found.error, found.offset) == (codes.NONE, 0)
+        assert worker.count_max == 1
 
     run(main())
 
