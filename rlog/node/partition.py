@@ -411,16 +411,22 @@ class Partition:
 
     def time_search(self, timestamp_ms: int, start: int) -> Callable[[], TimeStep | CorruptBatch | None]:
         """What of `find_time` reads the disk or decompresses; to be run on any thread."""
+        try:
+            return self._planned_search(timestamp_ms, start).run
+        except (CorruptLog, ReadFailed):
+            return lambda: None  # find_time meets it again, and answers it
+
+    def _planned_search(self, timestamp_ms: int, start: int) -> TimeSearch:
         log, hwm = self.log, self.replica.hwm
         # The log's own start follows when it has flushed that far; consensus knows better.
         start = max(start, self.start_offset)
         interval = next_interval(log.segments_from(start), timestamp_ms, start, hwm)
         if interval is None:
-            return TimeSearch(timestamp_ms, start, [], hwm).run
+            return TimeSearch(timestamp_ms, start, [], hwm)
         at, bytes_max, end = interval
         on_disk = log.disk_read(at, bytes_max=bytes_max, end_max=end)
         batches = on_disk or log.read(at, bytes_max=bytes_max, end_max=end)
-        return TimeSearch(timestamp_ms, start, batches, end).run
+        return TimeSearch(timestamp_ms, start, batches, end)
 
     def find_time(
         self, timestamp_ms: int, start: int, found: TimeStep | CorruptBatch | None = None

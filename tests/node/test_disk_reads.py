@@ -372,3 +372,20 @@ async def test_what_does_not_fit_into_an_answer_is_not_read(
         assert offsets(first) == [3]
         assert (second.error, list(second.records)) == (codes.NONE, [])
         client.close()
+
+
+@on_uvloop
+async def test_a_search_that_cannot_be_planned_is_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Cluster(tmp_path, count=1, **ON_DISK) as cluster:
+        node = await filled(cluster)
+
+        def disk_read(offset: int, **limits: int) -> DiskRead:
+            raise ReadFailed("no descriptors", errno=errno.EMFILE)
+
+        partition = node.partitions[TOPIC, 0]
+        monkeypatch.setattr(partition.log, "disk_read", disk_read)
+        found = partition.time_search(0, 0)()
+        assert found is None
+        assert partition.find_time(0, 0, found).found is not None
