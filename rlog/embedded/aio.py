@@ -3,8 +3,7 @@
 Tasks that append in one turn of the loop, or while the disk works, form a group, as threads do (commit.py).
 The group's jobs run on a native thread that never takes the GIL; their completion wakes the loop. Opening,
 closing and reading go to the loop's executor. Only where old records are deleted, the loop itself reads a
-little of them. It needs a loop that watches file descriptors, as asyncio's own
-and uvloop do.
+little of them. It needs a loop that watches file descriptors, as asyncio's own and uvloop do.
 """
 
 import asyncio
