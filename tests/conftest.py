@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 
 import pytest
 from hypothesis import settings
@@ -9,6 +10,9 @@ from hypothesis import settings
 # How long an example takes is the machine's matter, not the code's.
 settings.register_profile("rlog", deadline=None)
 settings.load_profile("rlog")
+
+# A shell's background jobs ignore Ctrl-C. So would what is started from here, and some tests end it that way.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish() -> None:
