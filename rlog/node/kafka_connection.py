@@ -325,7 +325,7 @@ class Connection(asyncio.BufferedProtocol):
         self._cause = cause
         self._frames.clear()
         self.server.budget.leave(self)
-        self._say(level, "client_closed", reason)
+        self._say(level, "client_closed", reason, cause=cause)
         if self._transport is not None:
             self._transport.close()
 
@@ -381,8 +381,9 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.pause_reading()
 
     # --- inside ---
-    def _say(self, level: int, event: str, reason: str) -> None:
-        emit(log, level, event, node=self.server.node.config.node_id, address=self.peer, reason=reason)
+    def _say(self, level: int, event: str, reason: str, **fields: str) -> None:
+        node_id = self.server.node.config.node_id
+        emit(log, level, event, node=node_id, address=self.peer, **fields, reason=reason)
 
     def _refuse(self, error: ProtocolError) -> None:
         """What came is no frame; perhaps something else is known that it could be."""

@@ -88,7 +88,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class RepeatLimit(logging.Filter):
-    """Lets `count_max` events of one name through per `period_s` for each peer or address.
+    """Lets `count_max` events of one name and cause through per `period_s` for each peer or address.
 
     The last one before the silence has `muted_s`, the first one after it `suppressed`, the number left out.
     Events that name neither a peer nor an address always pass: nobody outside can provoke them at will.
@@ -103,8 +103,8 @@ class RepeatLimit(logging.Filter):
         self._count_max = count_max
         self._period_s = period_s
         self._now = now
-        # Begin of the period and count, by event and source; the oldest period first.
-        self._seen: dict[tuple[str, str], tuple[float, int]] = {}
+        # Begin of the period and count, by event, cause and source; the oldest period first.
+        self._seen: dict[tuple[str, object, str], tuple[float, int]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
         event: object = record.msg
@@ -113,7 +113,7 @@ class RepeatLimit(logging.Filter):
         source = _source(event.fields)
         if source is None:
             return True
-        key, now = (event.name, source), self._now()
+        key, now = (event.name, event.fields.get("cause"), source), self._now()
         begin, count = self._seen.get(key, (now, 0))
         suppressed = 0
         if now - begin >= self._period_s:

@@ -93,7 +93,10 @@ def test_what_a_peer_or_an_address_repeats_is_muted_and_counted(jsons: Heard) ->
 
     emit(jsons.logger, logging.WARNING, "client_closed", address="192.0.2.2:1", reason="another host")
     emit(jsons.logger, logging.WARNING, "client_lost", address="192.0.2.1:1", reason="another event")
-    assert len(jsons.lines()) == 2
+    emit(
+        jsons.logger, logging.WARNING, "client_closed", address="192.0.2.1:1", cause="refused", reason="full"
+    )
+    assert len(jsons.lines()) == 3
 
     jsons.now = 60.0
     emit(jsons.logger, logging.WARNING, "client_closed", address="192.0.2.1:99", reason="garbage")
