@@ -381,9 +381,9 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.pause_reading()
 
     # --- inside ---
-    def _say(self, level: int, event: str, reason: str, **fields: str) -> None:
+    def _say(self, level: int, event: str, reason: str, *, cause: CloseReason | None = None) -> None:
         node_id = self.server.node.config.node_id
-        emit(log, level, event, node=node_id, address=self.peer, **fields, reason=reason)
+        emit(log, level, event, node=node_id, address=self.peer, cause=cause, reason=reason)
 
     def _refuse(self, error: ProtocolError) -> None:
         """What came is no frame; perhaps something else is known that it could be."""
