@@ -20,9 +20,9 @@ async def test_a_failed_fsync_fences_the_partition_and_another_node_leads_it(tmp
         broken = leader.leader_id
         files[broken].failing = "orders-0/"
         answer = await send(leader, batch([b"maybe"]))
-        assert files[broken].failures > 0
         assert answer.error in (codes.NONE, codes.REQUEST_TIMED_OUT), "the others may have committed it"
         await until(lambda: leader.fenced, "the partition is fenced")
+        assert files[broken].failures > 0
         assert (await send(leader, batch([b"refused"]))).error == codes.KAFKA_STORAGE_ERROR
         assert leader.read(0, 1000)[0] == codes.KAFKA_STORAGE_ERROR
         assert "orders-0" in leader.describe()["failed"]
@@ -51,6 +51,7 @@ async def test_a_leader_that_lost_one_partition_does_not_keep_it_by_the_heartbea
         lost, kept = [index for index in range(4) if leaders[index] == broken][:2]
         files[broken].failing = f"orders-{lost}/"
         await send(cluster.partition(broken, lost), batch([b"maybe"]))
+        await until(lambda: cluster.partition(broken, lost).fenced, "the others may commit it before that")
         successor = await cluster.leader(lost)
         assert successor.leader_id != broken
         assert (await send(successor, batch([b"after"]))).error == 0
